@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from bandit_serve.base.troubles import Troubles
+from bandit_serve.changes.automatic import AutomaticChanges
 from bandit_serve.changes.changes import Changes
 from bandit_serve.changes.experiments import ExperimentChanges
 from bandit_serve.changes.models import ModelChanges
@@ -66,6 +67,10 @@ class Node:
     @cached_property
     def experiment_changes(self) -> ExperimentChanges:
         return ExperimentChanges(self.store, self.replica, self.tail, self.changes, self.models)
+
+    @cached_property
+    def automatic_changes(self) -> AutomaticChanges:
+        return AutomaticChanges(self.store, self.replica, self.changes, self.experiment_changes)
 
     @cached_property
     def model_changes(self) -> ModelChanges:

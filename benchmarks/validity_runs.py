@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ from bandit_serve.policies.context import ContextField
 from bandit_serve.results import Report, ResultsFold
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
+from bandit_serve.results.harm_evidence import log_e_of_harm
 from bandit_serve.results.sequence import Sequence, holm, p_value
 
 ALPHA = 0.05
@@ -212,8 +214,9 @@ class Watch:
     """Events that any look has shown for one metric, bool (R,) by run, or (K, R) by arm and run.
 
     rejected: an adjusted p-value was at most .05. missed_mean, missed_difference: an interval left the truth out.
-    spoke, spoke_mean: there was an interval of a difference, and one of each arm's mean. widths: float64 (R,), half
-    widths of the last interval of the first difference. of_split: half width of an even split's interval, for
+    harmed: bool (2, R), an arm was shown to be worse on a guardrail that is to be large, and on one that is to be
+    small. spoke, spoke_mean: there was an interval of a difference, and one of each arm's mean. widths: float64 (R,),
+    half widths of the last interval of the first difference. of_split: half width of an even split's interval, for
     comparison.
     """
 
@@ -225,12 +228,14 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.rejected = np.zeros(self.n, bool)
+        self.harmed = np.zeros((2, self.n), bool)
         self.missed_mean, self.missed_difference = np.zeros((2, len(self.means), self.n), bool)
         self.spoke = np.zeros(self.n, bool)
         self.spoke_mean = np.zeros(self.n, bool)
         self.widths = np.full(self.n, np.nan)
         shape = (0, self.n)
         self.largest_e = {moving: (np.zeros(shape), np.zeros(shape)) for moving in (False, True)}
+        self.harm = {goal: np.zeros(shape) for goal in ("maximize", "minimize")}
 
     def look(self, plays: list[Play], metric: int, sums: Sums) -> None:
         experiment = plays[0].fold.record.experiment
@@ -248,9 +253,23 @@ class Watch:
         for moving, estimates in estimates_by.items():
             for largest, now in zip(self.largest_e[moving], directed(estimates, ALPHA), strict=True):
                 np.maximum(largest, now, out=largest, where=np.ones(self.n, bool) if moving else ~moved)
+        self._look_at_harm(estimates_by, moved, experiment.metrics[metric], peers)
         for moving, estimates in estimates_by.items():
             if (moved == moving).any():
                 self._note(estimates, moving, moved == moving, control)
+
+    def _look_at_harm(
+        self, by: dict[bool, Estimates], moved: NDArray[np.bool_], metric: Metric, peers: Ints
+    ) -> None:
+        """Keeps the evidence that verdicts are of: that by sample means until the shares move, then the larger."""
+        enough = np.log(np.maximum(peers - 1, 1) / ALPHA)[:, None]
+        for which, (goal, largest) in enumerate(self.harm.items()):
+            largest = np.pad(largest, ((0, len(peers) - len(largest)), (0, 0)))
+            for moving, estimates in by.items():
+                now = log_e_of_harm(estimates, msgspec.structs.replace(metric, goal=goal), ALPHA)
+                np.maximum(largest, now, out=largest, where=moved == moving)
+            self.harm[goal] = largest
+            self.harmed[which] |= (largest >= enough).any(axis=0)
 
     def _note(self, estimates: Estimates, moving: bool, of: NDArray[np.bool_], control: int) -> None:
         others = np.arange(len(estimates.usable)) != control

@@ -4,7 +4,8 @@
     python benchmarks/validity_table.py --set-up "99/1" --law "orders" --growth .03        some, at fewer looks
 
 Each row is printed when it is known: set-up, law, runs; how many ever rejected, ever missed with an arm's mean, ever
-missed with a difference; how many had intervals of all means and of a difference at some time; and the mean half width
+missed with a difference; how many ever showed harm on a guardrail that is to be large, and on one that is to be small,
+where there is none; how many had intervals of all means and of a difference at some time; and the mean half width
 of the first difference at the end, under a contextual policy also in that of an even split with a fixed n.
 """
 
@@ -26,6 +27,7 @@ def bound(runs: int) -> float:
 
 def row(set_up: str, law: str, watch: Watch) -> str:
     rates = [watch.rejected.mean(), watch.missed_mean.mean(), watch.missed_difference[1:].mean()]
+    rates += watch.harmed.mean(axis=1).tolist()
     mark = " **fails**" if max(rates) > bound(watch.n) else ""
     shown = " | ".join(f"{rate:.3f}" for rate in rates)
     finite = np.isfinite(watch.widths)
@@ -54,6 +56,8 @@ def main() -> None:
         "rejected",
         "mean missed",
         "difference missed",
+        "harm of less",
+        "harm of more",
         "spoke",
         "half width",
     )

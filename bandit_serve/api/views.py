@@ -37,7 +37,9 @@ class SetAsideView(Struct, frozen=True):
 class ExperimentView(Experiment, frozen=True, kw_only=True):
     """The experiment and where it stands. `arm_status` and `ramps` are by arm; `arms` has the removed ones too.
 
-    One with `set_aside` is as it was when it could be read last.
+    `overridden` lists, by arm, the guardrails that do not pause it any more. With `unpromoted` the winner serves this
+    experiment's callers, and its version was not promoted. One with `set_aside` is as it was when it could be read
+    last.
     """
 
     status: Status
@@ -49,6 +51,8 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
     winner: str | None
     arm_status: dict[str, ArmStatus]
     ramps: dict[str, RampView]
+    overridden: dict[str, tuple[str, ...]] | UnsetType = UNSET
+    unpromoted: bool | UnsetType = UNSET
     set_aside: SetAsideView | UnsetType = UNSET
 
 
@@ -60,6 +64,8 @@ class ExperimentList(Struct, frozen=True):
 
 
 class HistoryView(Struct, frozen=True):
+    """Change in the history. Those that the service made by itself have their `evidence`."""
+
     revision: int
     at: str
     who: str
@@ -68,6 +74,7 @@ class HistoryView(Struct, frozen=True):
     policy: str
     reason: str | None
     arm: str | None
+    evidence: dict[str, Any] | UnsetType = UNSET
 
 
 class History(Struct, frozen=True):
@@ -184,6 +191,8 @@ def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentVie
         winner=record.winner,
         arm_status=record.arm_statuses,
         ramps=_ramps(record),
+        overridden=record.overridden or UNSET,
+        unpromoted=record.unpromoted,
         set_aside=UNSET if aside is None else set_aside_view(aside),
     )
 
@@ -221,6 +230,7 @@ def history_view(entry: HistoryEntry) -> HistoryView:
         entry.policy,
         entry.reason,
         entry.arm,
+        entry.evidence,
     )
 
 

@@ -16,8 +16,8 @@ import msgspec
 
 from bandit_serve.base.mistakes import mistakes
 from bandit_serve.base.validation import field_error
-from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
-from bandit_serve.experiments.checks import OTHER_ARMS, unbuilt, validated
+from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.experiments.checks import OTHER_ARMS, validated
 from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Experiment
@@ -38,6 +38,7 @@ _METRICS = r"metrics(\[\d+\](\.(kind|role|goal|low|high))?)?"
 _CAUSES = [
     (r"metrics", r"metrics(\[\d+\](\.role)?)?"),
     (r"(metrics\[\d+\])(\.\w+)?", r"{}(\.(kind|low|high))?"),
+    (r"(metrics\[\d+\])\.(margin|on_harm)", r"{}\.(role|margin\..*)"),
     (r"arms", r"arms\[\d+\](\.features.*)?|policy\.kind"),
     (r"(arms\[\d+\])(\.version)?", r"{}\.(model|version)"),
     (r"control", _NAMES),
@@ -45,6 +46,7 @@ _CAUSES = [
     (r"(context\[\d+\])(\.\w+)?", r"{}\..*"),
     (r"context\[\d+\]\.interactions.*", r"context\[\d+\](\.name)?"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
+    (r"stopping\.rule", r"policy\.kind"),
     (r"policy\.kind", rf"{_METRICS}|unit"),
     (r"policy\.(min_share|max_share)", r"arms|policy\.(min_share|max_share)"),
     (r"policy\.(prior|pseudo_history)\b.*", _METRICS),
@@ -56,7 +58,7 @@ _CAUSES = [
 def every_mistake(document: Any, further: Sequence[ExperimentCheck] = ()) -> list[FieldError]:
     """Lists what keeps a document from being an experiment that can be served, each mistake at its field.
 
-    Features that are not built yet count as mistakes. `further` checks are made when the experiment is well-formed.
+    `further` checks are made when the experiment is well-formed.
     """
     checks = (from_experiment, require_pseudo_means, *further)
     document = copy.deepcopy(document)
@@ -75,15 +77,14 @@ def every_mistake(document: Any, further: Sequence[ExperimentCheck] = ()) -> lis
 
 
 def with_all(
-    error: InvalidInput | NotBuilt, experiment: Experiment, further: Sequence[ExperimentCheck] = ()
-) -> InvalidInput | NotBuilt:
+    error: InvalidInput, experiment: Experiment, further: Sequence[ExperimentCheck] = ()
+) -> InvalidInput:
     """Returns the error to raise in place of `error`: one that lists all mistakes of the refused experiment."""
     content = msgspec.json.encode(experiment)
     if len(content) > MAX_EXPLAINED_BYTES:
         return error
     errors = every_mistake(msgspec.json.decode(content), further)
-    only_unbuilt = isinstance(error, NotBuilt) and len(errors) <= len(unbuilt(experiment))
-    return error if not errors or only_unbuilt else _as_invalid_experiment(errors)
+    return _as_invalid_experiment(errors) if errors else error
 
 
 def mistakes_of_policy(document: Any) -> list[FieldError]:
@@ -112,17 +113,6 @@ def _check(document: Any, checks: Sequence[ExperimentCheck]) -> Iterator[FieldEr
     if of_types:
         return
     experiment = msgspec.convert(document, Experiment)
-    not_built = unbuilt(experiment)
-    if not_built:
-        yield from not_built
-        experiment = msgspec.structs.replace(
-            experiment,
-            stopping=msgspec.structs.replace(experiment.stopping, duration=None, promote_winner=False),
-            metrics=tuple(
-                msgspec.structs.replace(metric, role="secondary") if metric.role == "guardrail" else metric
-                for metric in experiment.metrics
-            ),
-        )
     try:
         experiment = validated(experiment)
     except InvalidInput as error:
@@ -194,9 +184,8 @@ def _replace(document: Any, at: str, number: int) -> str:
         case "metrics[].kind":
             holder[key] = _PLAIN_KIND
             _bound(holder)
-        case "metrics[].role" if value == "guardrail":
-            holder[key] = "secondary"
-            return ""
+        case "metrics[].margin" if holder.get("role") == "guardrail":
+            holder[key] = {"absolute": 0.0}
         case "metrics[].goal":
             del holder[key]
             # The goal decides which policies can use some kinds.

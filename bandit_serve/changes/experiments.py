@@ -13,13 +13,21 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
-from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotBuilt, NotFound
-from bandit_serve.experiments.checks import require_payloads, validated, with_arm, with_policy
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
+from bandit_serve.experiments.checks import (
+    require_future,
+    require_payloads,
+    validated,
+    with_arm,
+    with_policy,
+)
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, ArmStatus, Experiment, Ramp, Record, Standing, Status, may
@@ -58,8 +66,8 @@ class ExperimentChanges:
         """Creates an experiment as a draft."""
         # Checking many payloads takes long, so it is done in a thread.
         await self._tail.refresh(experiment.id)
-        experiment = await asyncio.to_thread(servable, experiment, self._further())
         now_ms = await self._store.time_ms()
+        experiment = await asyncio.to_thread(servable, experiment, self._further(now_ms))
         record = Record(
             experiment=experiment,
             uid=secrets.randbits(63) + 1,
@@ -72,19 +80,20 @@ class ExperimentChanges:
 
     def mistakes(self, name: str | None = None) -> Callable[[Any], list[FieldError]]:
         """Returns a function that lists the mistakes of a document. `name`: the id that the document must have."""
-        return partial(every_mistake, further=self._further(name))
+        return partial(every_mistake, further=self._further(self._store.clock.now_ms(), name))
 
-    def _further(self, name: str | None = None) -> tuple[ExperimentCheck, ...]:
+    def _further(self, now_ms: int, name: str | None = None) -> tuple[ExperimentCheck, ...]:
         versions = partial(require_versions, registry=self._replica.registry)
-        return (require_payloads, versions, *(() if name is None else (partial(require_id, name),)))
+        named = () if name is None else (partial(require_id, name),)
+        return (require_payloads, versions, partial(require_future, now_ms), *named)
 
     async def put(
         self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
         """Replaces a draft by `experiment`, of the same name. Pauses and ramps of the old arms are gone."""
         await self.known(name)
-        experiment = await asyncio.to_thread(servable, experiment, self._further(name))
         now_ms = await self._store.time_ms()
+        experiment = await asyncio.to_thread(servable, experiment, self._further(now_ms, name))
 
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
@@ -149,10 +158,7 @@ class ExperimentChanges:
     ) -> LiveExperiment:
         """Starts the experiment. The arms' models are loaded first, so a broken one fails here and not in a request."""
         live = await self.known(name)
-        statuses = live.record.arm_statuses
-        for arm in live.experiment.arms:
-            if statuses[arm.name] != "removed":
-                await self._load(arm)
+        await self.load_all(live.record)
         return await self._set_status(name, "start", "running", who, reason, if_match)
 
     async def pause(
@@ -255,7 +261,10 @@ class ExperimentChanges:
     async def resume_arm(
         self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
     ) -> LiveExperiment:
-        """Resumes a paused arm. Its model is loaded first."""
+        """Resumes a paused arm. Its model is loaded first.
+
+        Where guardrails have paused it, that needs a reason, and they do not pause it again.
+        """
         live = await self.known(name)
         paused = live.experiment.arms[_index(live.record, arm)]
         if live.record.arm_statuses[arm] == "paused":
@@ -280,6 +289,8 @@ class ExperimentChanges:
                 )
             if standing.status == "removed" or standing.status == to:
                 raise Conflict(f"The arm {arm!r} of {name!r} is {standing.status} already.")
+            if to == "active" and standing.harmed is not UNSET:
+                standing = _overridden(standing, arm, change.reason)
             return record.with_standing(k, msgspec.structs.replace(standing, status=to))
 
         return await self._change_arms(name, changed, change, now_ms, if_match)
@@ -299,6 +310,13 @@ class ExperimentChanges:
             )
 
         return await self._changes.change_experiment(name, decide, if_match)
+
+    async def load_all(self, record: Record) -> None:
+        """Loads the models of the arms that were not removed."""
+        statuses = record.arm_statuses
+        for arm in record.experiment.arms:
+            if statuses[arm.name] != "removed":
+                await self._load(arm)
 
     async def _load(self, arm: Arm) -> None:
         if arm.model is not None and arm.version is not None:
@@ -320,18 +338,7 @@ class ExperimentChanges:
             record = live.record
             if not may(move, record.status):
                 raise Conflict(f"The experiment {name!r} is {record.status}; it can not {move}.")
-            changed = msgspec.structs.replace(
-                record,
-                status=to,
-                revision=record.revision + 1,
-                updated_ms=now_ms,
-                started_ms=now_ms if move == "start" and record.started_ms is None else record.started_ms,
-                stopped_ms=now_ms if move == "stop" else None,
-                winner=winner,
-            )
-            if move == "start" and record.started_ms is None:
-                changed = _ramps_begin(changed, now_ms)
-            return Changed(changed, Change(move, who, reason))
+            return Changed(with_status(record, move, to, now_ms, winner), Change(move, who, reason))
 
         return await self._changes.change_experiment(name, decide, if_match)
 
@@ -339,13 +346,13 @@ class ExperimentChanges:
 def servable(experiment: Experiment, further: Sequence[ExperimentCheck] = ()) -> Experiment:
     """Returns the experiment with its defaults filled in.
 
-    Raises `InvalidInput` with every mistake for which it can not be served, `further` checks included, or `NotBuilt`.
+    Raises `InvalidInput` with every mistake for which it can not be served, `further` checks included.
     """
     try:
         checked = validated(experiment)
         for check in (from_experiment, require_pseudo_means, *further):
             check(checked)
-    except (InvalidInput, NotBuilt) as error:
+    except InvalidInput as error:
         raise with_all(error, experiment, further) from None
     return checked
 
@@ -409,6 +416,35 @@ def _index(record: Record, arm: str) -> int:
         return record.experiment.arm_names.index(arm)
     except ValueError:
         raise NotFound(f"The experiment {record.experiment.id!r} has no arm {arm[:128]!r}.") from None
+
+
+def with_status(record: Record, move: str, to: Status, now_ms: int, winner: str | None = None) -> Record:
+    """Record after a move (`may`) at `now_ms`, Unix time. Raises `Conflict` for a start after the time of its end."""
+    started_ms = now_ms if move == "start" and record.started_ms is None else record.started_ms
+    ends_ms = record.experiment.stopping.ends_ms(started_ms)
+    if move == "start" and ends_ms is not None and ends_ms <= now_ms:
+        raise Conflict(f"The experiment {record.experiment.id!r} was to end at {rfc3339(ends_ms)}.")
+    changed = msgspec.structs.replace(
+        record,
+        status=to,
+        revision=record.revision + 1,
+        updated_ms=now_ms,
+        started_ms=started_ms,
+        stopped_ms=now_ms if move == "stop" else None,
+        winner=winner,
+    )
+    return _ramps_begin(changed, now_ms) if move == "start" and record.started_ms is None else changed
+
+
+def _overridden(standing: Standing, arm: str, reason: str | None) -> Standing:
+    """Standing of an arm that is resumed in spite of the guardrails that paused it, for a reason."""
+    harmed = () if standing.harmed is UNSET else standing.harmed
+    if not reason or not reason.strip():
+        detail = f"a reason is needed, as {' and '.join(harmed)} paused the arm {arm!r}"
+        raise InvalidInput(f"reason: {detail}.", [FieldError("reason", detail)])
+    former = () if standing.overridden is UNSET else standing.overridden
+    overridden = tuple(dict.fromkeys((*former, *harmed)))
+    return msgspec.structs.replace(standing, harmed=UNSET, overridden=overridden)
 
 
 def _ramps_begin(record: Record, now_ms: int) -> Record:

@@ -14,7 +14,7 @@ def promotion(record: Record) -> str:
 
 async def promote_winner(changes: Changes, record: Record) -> None:
     """Promotes the winner's version if the experiment was stopped with one and this was not done before."""
-    if record.status != "stopped" or record.winner is None:
+    if record.status != "stopped" or record.winner is None or record.unpromoted is True:
         return
     arm = next(arm for arm in record.experiment.arms if arm.name == record.winner)
     if arm.model is None or arm.version is None:

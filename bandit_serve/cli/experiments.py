@@ -9,6 +9,7 @@ import typer
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.api.views import ExperimentList, experiment_view, history_view
+from bandit_serve.base.clock import rfc3339, unix_ms
 from bandit_serve.cli import arms
 from bandit_serve.cli.access import actor, store_name
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
@@ -17,6 +18,8 @@ from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, pla
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
+from bandit_serve.experiments.spec import Status
+from bandit_serve.experiments.stopping import Stopping, StoppingRule
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
 from bandit_serve.results import report
@@ -269,6 +272,7 @@ def _print_experiment(live: LiveExperiment, now_ms: int) -> None:
             ("Created", view.created_at),
             ("Started", view.started_at or "not yet"),
             *([("Stopped", view.stopped_at)] if view.stopped_at else []),
+            *_by_itself(experiment.stopping, view.status),
         ]
     )
     shares = live.current_shares(now_ms).tolist()
@@ -294,6 +298,22 @@ def _print_experiment(live: LiveExperiment, now_ms: int) -> None:
         ],
         whole=("When", "What", "Status"),
     )
+
+
+def _by_itself(stopping: Stopping, status: Status) -> list[tuple[str, str]]:
+    """Lines about when the experiment starts and ends by itself, as far as that is still to come."""
+    told = []
+    if status == "draft" and stopping.start_at is not UNSET:
+        told.append(("Starts", rfc3339(unix_ms(stopping.start_at))))
+    if status == "stopped":
+        return told
+    ends = [] if stopping.end_at is UNSET else [f"at {rfc3339(unix_ms(stopping.end_at))}"]
+    ends += [] if stopping.duration is None else [f"{stopping.duration} after its start"]
+    if stopping.rule == "winner":
+        ends.append("when there is a winner")
+    elif isinstance(stopping.rule, StoppingRule):
+        ends += [f"by {name} {getattr(stopping.rule, name):g}" for name in stopping.rule.given]
+    return [*told, *([("Ends", ", or ".join(ends))] if ends else [])]
 
 
 def _remark(live: LiveExperiment, arm: int) -> str:

@@ -152,7 +152,7 @@ def _by_name(experiment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_steps(present: Experiment, added: Sequence[Arm], wanted: Experiment) -> None:
-    """Raises `InvalidInput` or `NotBuilt` where the experiment would be invalid between two steps.
+    """Raises `InvalidInput` where the experiment would be invalid between two steps.
 
     Arms are added one by one before the policy changes; removed arms keep their place.
     """

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from bandit_serve.base.clock import unix_ms
 from bandit_serve.base.documents import document_fault
+from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
-from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
+from bandit_serve.experiments.stopping import MAX_DURATION_MS, MAX_TIME_YEAR, StoppingRule
 from bandit_serve.metrics import MAX_VALUE, names_of
+from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import MAX_VALUE_CHARS, ContextField, context_errors
 from bandit_serve.policies.parameters import arms_named
 
@@ -33,14 +38,14 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
-    errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_guardrail_errors(experiment)]
+    errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
+    errors += [*_stopping_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
-    _refuse_unbuilt(experiment)
     return msgspec.structs.replace(
         experiment,
         metrics=_with_roles(experiment.metrics),
@@ -132,6 +137,24 @@ def _served_errors(experiment: Experiment) -> list[FieldError]:
     return errors
 
 
+def _guardrail_errors(experiment: Experiment) -> list[FieldError]:
+    errors = []
+    for i, metric in enumerate(experiment.metrics):
+        at, margin = f"metrics[{i}]", metric.margin
+        if metric.is_guardrail:
+            if margin is UNSET:
+                errors.append(FieldError(f"{at}.margin", "a guardrail needs a margin, absolute or relative"))
+            elif (margin.absolute is UNSET) == (margin.relative is UNSET):
+                errors.append(FieldError(f"{at}.margin", "expected absolute or relative, and not both"))
+            continue
+        errors += [
+            FieldError(f"{at}.{name}", f"only a guardrail takes {name}")
+            for name in ("margin", "on_harm")
+            if getattr(metric, name) is not UNSET
+        ]
+    return errors
+
+
 def _roles_fault(metrics: Sequence[Metric]) -> bool:
     roles = [metric.role for metric in metrics]
     return roles.count("objective") > 1 or ("objective" not in roles and None not in roles)
@@ -162,6 +185,7 @@ def _with_roles(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
             metric,
             role="objective" if i == objective else metric.role or "secondary",
             source="served" if metric.served else UNSET,
+            on_harm=UNSET if metric.on_harm == "report" else metric.on_harm,
         )
         for i, metric in enumerate(metrics)
     )
@@ -171,6 +195,47 @@ def _attribution_errors(experiment: Experiment) -> list[FieldError]:
     if not MIN_WINDOW_MS <= experiment.attribution.window_ms <= MAX_WINDOW_MS:
         return [FieldError("attribution.window", 'expected a duration from "10ms" to "90d"')]
     return []
+
+
+def _stopping_errors(experiment: Experiment) -> list[FieldError]:
+    stopping, errors = experiment.stopping, []
+    times = {"start_at": stopping.start_at, "end_at": stopping.end_at}
+    for name, time in times.items():
+        if time is not UNSET and not 1970 < time.year < MAX_TIME_YEAR:
+            errors.append(FieldError(f"stopping.{name}", f"expected a time from 1971 to {MAX_TIME_YEAR - 1}"))
+    duration = stopping.duration
+    if duration is not None and not 0 < parse_duration_ms(duration) <= MAX_DURATION_MS:
+        errors.append(FieldError("stopping.duration", 'expected a duration above 0 and up to "3660d"'))
+    if isinstance(stopping.rule, StoppingRule) and len(stopping.rule.given) != 1:
+        names = " and ".join(StoppingRule.__struct_fields__)
+        errors.append(FieldError("stopping.rule", f"expected one of {names}"))
+    elif isinstance(stopping.rule, StoppingRule) and stopping.rule.best_arm is not UNSET:
+        kind = experiment.policy.kind
+        if kind in POLICIES and POLICIES[kind].contextual:
+            detail = f"best_arm is not for {kind}, which gives its arms decisions of different kinds"
+            errors.append(FieldError("stopping.rule", detail))
+    if not errors and not _in_order(stopping.start_at, stopping.end_at):
+        errors.append(FieldError("stopping.end_at", "expected a time after start_at"))
+    return errors
+
+
+def _in_order(start: datetime | UnsetType, end: datetime | UnsetType) -> bool:
+    return start is UNSET or end is UNSET or start < end
+
+
+def require_future(now_ms: int, experiment: Experiment) -> None:
+    """Raise `InvalidInput` if the experiment is to start or to end by itself at a time that has passed.
+
+    Only for what is new: of what was made before, the time passes.
+    """
+    stopping = experiment.stopping
+    errors = [
+        FieldError(f"stopping.{name}", "expected a time in the future")
+        for name, time in (("start_at", stopping.start_at), ("end_at", stopping.end_at))
+        if time is not UNSET and unix_ms(time) <= now_ms
+    ]
+    if errors:
+        raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
 
 
 def _policy_errors(experiment: Experiment) -> list[FieldError]:
@@ -197,25 +262,3 @@ def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
         for j, value in enumerate(field.values or ())
         if len(value) > MAX_VALUE_CHARS
     ]
-
-
-def unbuilt(experiment: Experiment) -> list[FieldError]:
-    """Errors of the fields that the contract has and this version does not support."""
-    unbuilt_fields = {
-        "stopping.duration": experiment.stopping.duration is not None,
-        "stopping.promote_winner": experiment.stopping.promote_winner,
-        **{f"metrics[{i}].role": metric.role == "guardrail" for i, metric in enumerate(experiment.metrics)},
-    }
-    return [
-        FieldError(at, "is part of the contract but not built yet; leave it out")
-        for at, given in unbuilt_fields.items()
-        if given
-    ]
-
-
-def _refuse_unbuilt(experiment: Experiment) -> None:
-    errors = unbuilt(experiment)
-    if errors:
-        where = " and ".join(error.at for error in errors)
-        are, them = ("is", "it") if len(errors) == 1 else ("are", "them")
-        raise NotBuilt(f"{where} {are} part of the contract but not built yet; leave {them} out.")

@@ -18,11 +18,26 @@ else:
     KindOfMetric = Literal[tuple(KINDS)]
 
 
+OnHarm = Literal["report", "pause_arm", "stop"]
+MAX_RELATIVE_MARGIN = 1_000.0
+
+
+class Margin(Struct, frozen=True, forbid_unknown_fields=True):
+    """Loss to control that a guardrail allows.
+
+    `absolute` is in units of the metric, `relative` a part of the absolute value of control's mean. One is given.
+    """
+
+    absolute: Annotated[float, Meta(ge=0.0, le=MAX_VALUE)] | UnsetType = UNSET
+    relative: Annotated[float, Meta(ge=0.0, le=MAX_RELATIVE_MARGIN)] | UnsetType = UNSET
+
+
 class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Quantity that rewards measure. `low` and `high` are its bounds, where its kind takes bounds.
 
-    `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). The default is not
-    written: so builds without the field can read logs of experiments that do not use it.
+    `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). A guardrail is a metric
+    that no arm may make worse by more than its `margin`; `on_harm` says what becomes of an arm that is shown to make it
+    worse. Defaults are not written: so builds without the fields can read logs of experiments that do not use them.
     """
 
     name: Name
@@ -34,6 +49,12 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     source: (
         Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
     ) = UNSET
+    margin: Margin | UnsetType = UNSET
+    on_harm: Annotated[OnHarm, Meta(extra_json_schema={"default": "report"})] | UnsetType = UNSET
+
+    @property
+    def is_guardrail(self) -> bool:
+        return self.role == "guardrail"
 
     @property
     def served(self) -> bool:

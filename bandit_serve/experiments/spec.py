@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
@@ -93,11 +93,17 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Standing(Struct, frozen=True, forbid_unknown_fields=True):
-    """Status and ramp of one arm. A ramp counts from `ramp_since_ms`, Unix time; None in a draft: from the start on."""
+    """Status and ramp of one arm. A ramp counts from `ramp_since_ms`, Unix time; None in a draft: from the start on.
+
+    `harmed` are the guardrails that have paused it. `overridden` are those that do not pause it any more, because a
+    person has resumed it in spite of them. Neither is written where there are none.
+    """
 
     status: ArmStatus = "active"
     ramp: Ramp | None = None
     ramp_since_ms: int | None = None
+    harmed: tuple[Name, ...] | UnsetType = UNSET
+    overridden: tuple[Name, ...] | UnsetType = UNSET
 
     def cap(self, now_ms: int) -> float:
         """Most that the arm's share may be at `now_ms`."""
@@ -123,7 +129,8 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Experiment and where it stands. `revision` counts its changes and is its ETag.
 
     `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the
-    first arms; the others are active.
+    first arms; the others are active. With `unpromoted` the winner serves this experiment's callers, and the registry
+    stays as it is.
     """
 
     experiment: Experiment
@@ -136,6 +143,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     stopped_ms: int | None = None
     winner: str | None = None
     standings: tuple[Standing, ...] = ()
+    unpromoted: bool | UnsetType = UNSET
 
     def standing(self, arm: int) -> Standing:
         """Status and ramp of the arm with this index."""
@@ -157,6 +165,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     def draws(self) -> bool:
         """True if arms are drawn, or will be: a paused and a stopped experiment gives everyone its `fallback`."""
         return self.status in ("draft", "running")
+
+    @property
+    def overridden(self) -> dict[str, tuple[str, ...]]:
+        """Guardrails that do not pause an arm any more, by the arms that have some."""
+        pairs = zip(self.experiment.arm_names, self.standings, strict=False)
+        return {name: standing.overridden for name, standing in pairs if standing.overridden is not UNSET}
 
     @property
     def arm_statuses(self) -> dict[str, ArmStatus]:

@@ -1,27 +1,58 @@
-"""Condition on which an experiment ends, or names a winner."""
+"""Condition on which an experiment starts and ends by itself, or names a winner."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bandit_serve.base.durations import Duration
+from bandit_serve.base.clock import unix_ms
+from bandit_serve.base.durations import Duration, parse_duration_ms
 
 MAX_SAMPLES = 2**53
 EXPECTED_SAMPLES = 5_000
 # No arm has an asymptotic interval before 50; and sums of more than that are of no one experiment.
 MIN_EXPECTED = 50
 MAX_EXPECTED = 10**12
+MAX_TIME_YEAR = 9_000
+MAX_DURATION_MS = 10 * 366 * 86_400_000
+MAX_LIMIT = 1e100
+
+Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a zone")]
+Limit = Annotated[float, Meta(gt=0.0, le=MAX_LIMIT)]
+
+
+class StoppingRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """Rule that ends an experiment: one of the fields.
+
+    precision: every arm's difference to control is known to within it, in units of the objective: half the width of its
+        interval.
+    futility: no arm can gain it on control any more: the better end of the interval of every difference is below it.
+    best_arm: the arm that is ahead is the best of all with a chance of at least 1 minus it.
+    """
+
+    precision: Limit | UnsetType = UNSET
+    futility: Limit | UnsetType = UNSET
+    best_arm: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
+
+    @property
+    def given(self) -> list[str]:
+        return [name for name in self.__struct_fields__ if getattr(self, name) is not UNSET]
 
 
 class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     """Condition on which a result names a winner: level `alpha`, and `min_samples` of the objective in each arm.
 
     `expected_samples` is the number of observations at which intervals and p-values are tightest. No change of a
-    started experiment changes it: chosen by the outcomes, it would void them. The default is not written: so
-    builds without the field can read logs of experiments that do not use it.
+    started experiment changes it: chosen by the outcomes, it would void them.
+
+    The service starts a draft at `start_at`. It ends the experiment at `end_at`, when `duration` has passed since the
+    start, or when `rule` says so, whichever comes first. `promote_winner` says whether it then promotes the winner's
+    version, too.
+
+    Defaults are not written: so builds without a field can read logs of experiments that do not use it.
     """
 
     duration: Duration | None = None
@@ -34,17 +65,38 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
         ]
         | UnsetType
     ) = UNSET
+    start_at: Time | UnsetType = UNSET
+    end_at: Time | UnsetType = UNSET
+    rule: Literal["winner"] | StoppingRule | UnsetType = UNSET
 
     @property
     def tuned_for(self) -> int:
         """`expected_samples`, or the default where none is written."""
         return EXPECTED_SAMPLES if self.expected_samples is UNSET else self.expected_samples
 
+    @property
+    def starts_ms(self) -> int | None:
+        """Unix time at which a draft starts by itself; None if it does not."""
+        return None if self.start_at is UNSET else unix_ms(self.start_at)
+
+    def ends_ms(self, started_ms: int | None) -> int | None:
+        """Unix time at which the experiment ends by itself, given when it started; None if time does not end it."""
+        ends = [] if self.end_at is UNSET else [unix_ms(self.end_at)]
+        if self.duration is not None and started_ms is not None:
+            ends.append(started_ms + parse_duration_ms(self.duration))
+        return min(ends, default=None)
+
     def written(self) -> Stopping:
         """Stopping as it stands in a log."""
         given = UNSET if self.tuned_for == EXPECTED_SAMPLES else self.tuned_for
-        return msgspec.structs.replace(self, expected_samples=given)
+        return msgspec.structs.replace(
+            self, expected_samples=given, start_at=_in_utc(self.start_at), end_at=_in_utc(self.end_at)
+        )
 
     def shown(self) -> Stopping:
         """Stopping as callers see it."""
         return msgspec.structs.replace(self, expected_samples=self.tuned_for)
+
+
+def _in_utc(time: datetime | UnsetType) -> datetime | UnsetType:
+    return UNSET if time is UNSET else time.astimezone(UTC)

@@ -55,7 +55,10 @@ HEAVY_ORDER = 128
 
 
 class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """Change in the history: its time (log time), its author, its arm if it had one, and the policy's kind after it."""
+    """Change in the history: its time (log time), its author, its arm if it had one, and the policy's kind after it.
+
+    `evidence` as in the change.
+    """
 
     revision: int
     at_ms: int
@@ -65,6 +68,7 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
     status: str
     policy: str
     arm: str | None = None
+    evidence: dict[str, Any] | UnsetType = UNSET
 
 
 class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -300,6 +304,7 @@ class LiveExperiment:
                 status=record.status,
                 policy=record.experiment.policy.kind,
                 arm=change.arm,
+                evidence=change.evidence,
             )
         )
         del self.history[:-MAX_HISTORY]

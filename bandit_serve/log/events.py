@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.errors import UnreadableEntry
@@ -71,12 +71,16 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
     `what` is `create`, `start`, `pause`, `stop` or `policy`; `put` for a draft that was replaced; `delete` for an
     experiment that is stopped to be deleted; or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`, with the arm's
     name in `arm`.
+
+    The service's own changes are by `schedule`, `stopping` or `guardrail`. They alone have `evidence`: names and
+    numbers, as JSON.
     """
 
     what: str
     who: str
     reason: str | None = None
     arm: str | None = None
+    evidence: dict[str, Any] | UnsetType = UNSET
 
 
 class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

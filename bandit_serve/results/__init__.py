@@ -1,7 +1,17 @@
 """Results of experiments: the fold and its report, with statistics that are valid at any time. No I/O."""
 
+from bandit_serve.results.decision import Decision
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
-__all__ = ["ArmResult", "MetricResult", "Preview", "Report", "ResultsFold", "SampleRatio", "report"]
+__all__ = [
+    "ArmResult",
+    "Decision",
+    "MetricResult",
+    "Preview",
+    "Report",
+    "ResultsFold",
+    "SampleRatio",
+    "report",
+]

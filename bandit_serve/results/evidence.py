@@ -17,6 +17,7 @@ from bandit_serve.metrics import KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
+from bandit_serve.results.harm_evidence import HarmEvidence, log_e_of_harm
 from bandit_serve.results.sequence import Floats
 
 GROWTH = 0.01
@@ -91,21 +92,32 @@ class Evidence:
             return self.moving_above[metric], self.moving_below[metric]
         return self.fixed_above[metric], self.fixed_below[metric]
 
-    def look(self, sums: Accumulators, experiment: Experiment) -> None:
-        """Looks at the metrics that have grown enough since the last look."""
-        for metric in np.flatnonzero(sums.counts() >= self.next_look):
-            self.look_at(int(metric), Sums.of(sums, int(metric)), experiment)
+    def look(self, sums: Accumulators, experiment: Experiment, harm: HarmEvidence | None = None) -> bool:
+        """Looks at the metrics that have grown enough since the last look, and returns whether there are any.
 
-    def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
-        kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
+        `harm` is kept of guardrails.
+        """
+        due = np.flatnonzero(sums.counts() >= self.next_look)
+        for metric in due:
+            self.look_at(int(metric), Sums.of(sums, int(metric)), experiment, harm)
+        return len(due) > 0
+
+    def look_at(
+        self, metric: int, sums: Sums, experiment: Experiment, harm: HarmEvidence | None = None
+    ) -> None:
+        about = experiment.metrics[metric]
+        kind, control = KINDS[about.kind], experiment.control_arm
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
+        found: dict[bool, Estimates] = {}
         if not sums.lost(kind, moving=True).any():
-            self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
+            found[True] = moving_shares(sums, kind, control, self.peers, tuned_for)
         if not sums.moved and not sums.lost(kind, moving=False).any():
-            self._note(metric, False, fixed_split(sums, kind, control, tuned_for), alpha)
-        if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
-            sums.n, sums.balance
-        ):
+            found[False] = fixed_split(sums, kind, control, tuned_for)
+        for moving, estimates in found.items():
+            self._note(metric, moving, estimates, alpha)
+            if harm is not None and about.is_guardrail:
+                harm.note(metric, moving, log_e_of_harm(estimates, about, alpha))
+        if about is experiment.objective and sample_ratio.sufficient(sums.n, sums.balance):
             self._look_at_ratio(sums)
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -26,9 +27,11 @@ from bandit_serve.results._open_decisions import OpenDecisions
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
+from bandit_serve.results.decision import Noted, judge, noted
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
+from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -64,9 +67,10 @@ class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
-    made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
-    0 without context. `offset` is that of the last entry, `now_ms` the latest
-    time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    made from, `harm` is the evidence on guardrails (None without any), `noted` the decision at the last look (None
+    without one), `pending` and `crossovers` as in the contract.
+    `n_features` is d of the vectors x that go with decisions, 0 without context. `offset` is that of the last entry,
+    `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, record: Record) -> None:
@@ -85,6 +89,9 @@ class ResultsFold:
         self.sums.know_features(_n_features(experiment, self.sums))
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
+        guarded = any(metric.is_guardrail for metric in experiment.metrics)
+        self.harm = HarmEvidence.none(n_metrics, n_arms) if guarded else None
+        self.noted: Noted | None = None
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
         self._floors = Floors.since(record.revision, experiment.policy)
@@ -153,7 +160,26 @@ class ResultsFold:
         self._early.forget(closed_ms - LINGER_MS)
         self._decisions.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
-        self.evidence.look(self.sums, self.record.experiment)
+        self._look(isinstance(event, Changed))
+
+    def _look(self, changed: bool) -> None:
+        """Keeps the evidence, and notes the decision after a look or a change."""
+        looked = self.evidence.look(self.sums, self.record.experiment, self.harm)
+        if (looked or changed) and self._may_be_decided():
+            self.noted = noted(self.noted, judge(self, self.record), self.now_ms)
+
+    def _may_be_decided(self) -> bool:
+        """Return whether there was ever evidence enough for a decision, or the experiment has been stopped."""
+        experiment = self.record.experiment
+        objective = experiment.metrics.index(experiment.objective)
+        strongest = max(
+            float(log_e.max())
+            for moving in (False, True)
+            for log_e in self.evidence.largest(objective, moving)
+        )
+        if self.harm is not None:
+            strongest = max(strongest, float(self.harm.fixed.max()), float(self.harm.moving.max()))
+        return self.record.status == "stopped" or strongest >= -math.log(experiment.stopping.alpha)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
@@ -202,7 +228,7 @@ class ResultsFold:
             return self
         copy = ResultsFold.from_state(self.offset, self.state())
         copy._count(copy._early.given_up(None))
-        copy.evidence.look(copy.sums, copy.record.experiment)
+        copy._look(False)
         return copy
 
     def _change(self, event: Changed) -> None:
@@ -233,6 +259,8 @@ class ResultsFold:
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
         self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
+        if self.harm is not None:
+            self.harm.grow(n_arms)
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
         self.sums.grow(n_arms)
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
@@ -258,6 +286,8 @@ class ResultsFold:
             "epochs": self.sums.epochs_state(),
             "beginnings": self._beginnings.state(),
             "evidence": vars(self.evidence),
+            **({} if self.harm is None else {"harm": vars(self.harm)}),
+            **({} if self.noted is None else {"decision": self.noted.columns()}),
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
@@ -276,7 +306,7 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
-        known = fold._columns()
+        known = fold._columns() | {"decision": {"noted": np.zeros(3, np.int64)}}
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
@@ -306,6 +336,10 @@ class ResultsFold:
             fold._beginnings.close()
         fold.sums.beginnings = fold._beginnings
         fold.evidence = Evidence.from_state(state["evidence"])
+        if "harm" in state:
+            fold.harm = HarmEvidence(**state["harm"])
+        if "decision" in state:
+            fold.noted = Noted.from_columns(state["decision"], len(experiment.arms))
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
@@ -325,6 +359,8 @@ FIXED: dict[str, frozenset[str] | None] = {
     "sums": None,
     "beginnings": frozenset({"closed", "counts"}),
     "evidence": None,
+    "harm": None,
+    "decision": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 

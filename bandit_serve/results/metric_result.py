@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.metric import Metric
@@ -15,9 +16,12 @@ from bandit_serve.metrics import KINDS
 from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
-from bandit_serve.results.fold import ResultsFold, StillOpen
-from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
+from bandit_serve.results.non_inferiority import Guard, GuardrailResult
+from bandit_serve.results.sequence import Floats, holm, p_value
 from bandit_serve.results.winner import winner_of
+
+if TYPE_CHECKING:
+    from bandit_serve.results.fold import ResultsFold, StillOpen
 
 Interval = tuple[float, float]
 
@@ -46,7 +50,8 @@ class MetricResult(Struct, frozen=True):
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
     the intervals and the difference weight each decision by its logged share, and need not be centred on
-    `mean`.
+    `mean`. `p_value_corrected` is adjusted over the objective and all secondary metrics, too, and there where there are
+    such metrics; guardrails are none of them. `guardrail` is there for guardrails, null on control itself.
     """
 
     n: int
@@ -61,10 +66,15 @@ class MetricResult(Struct, frozen=True):
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None
+    p_value_corrected: float | UnsetType | None = UNSET
+    guardrail: GuardrailResult | UnsetType | None = UNSET
 
 
 class MetricTable:
-    """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best."""
+    """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best.
+
+    What takes long, `exact` intervals, `guard` and `aids`, is made when it is asked for.
+    """
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
         experiment = record.experiment
@@ -93,26 +103,38 @@ class MetricTable:
         part = AFTER_EXACT if fold.begins_exactly(index) else 1.0
         # A part of the least number that there is would be 0.
         self.asymptotic_alpha = max(part * self.alpha, math.ulp(0.0))
-        self.exact = [self._exact(fold, arm) for arm in range(len(experiment.arms))]
-        self._make_aids()
+        self.corrected: Floats | None = None
+        self._fold = fold
 
-    def _make_aids(self) -> None:
+    @cached_property
+    def exact(self) -> list[Interval | None]:
+        """Exact intervals of the arms' means, where there are such."""
+        return [self._exact(arm) for arm in range(len(self.there))]
+
+    @cached_property
+    def guard(self) -> Guard:
+        """Verdicts on the arms, for a guardrail."""
+        harm = self._fold.harm
+        evidence = np.zeros(len(self.there)) if harm is None else harm.largest(self.index, self.moving)
+        peers = self._fold.evidence.peers
+        return Guard(self.metric, self.estimates, self.valid, evidence, peers, self.alpha)
+
+    @cached_property
+    def aids(self) -> tuple[Floats, Floats]:
+        """Probabilities of being best and expected losses, (K,) each."""
         sums, metric, there = self.sums, self.metric, self.there
-        if self.lost.any():
-            self.best = self.loss = np.full(len(there), np.nan)
-        elif not sums.moved:
-            self.best = decision_aids.probability_best(sums, metric, there)
-            self.loss = decision_aids.expected_loss(sums, metric, there)
-        elif self.valid:
-            weighted = self.estimates, sums.n, metric, self.control, there
-            self.best = decision_aids.weighted_probability_best(*weighted)
-            self.loss = decision_aids.weighted_expected_loss(*weighted)
-        else:
-            self.best = self.loss = np.full(len(there), np.nan)
+        if self.lost.any() or (sums.moved and not self.valid):
+            return np.full(len(there), np.nan), np.full(len(there), np.nan)
+        if not sums.moved:
+            best = decision_aids.probability_best(sums, metric, there)
+            return best, decision_aids.expected_loss(sums, metric, there)
+        weighted = self.estimates, sums.n, metric, self.control, there
+        best = decision_aids.weighted_probability_best(*weighted)
+        return best, decision_aids.weighted_expected_loss(*weighted)
 
-    def _exact(self, fold: ResultsFold, arm: int) -> Interval | None:
+    def _exact(self, arm: int) -> Interval | None:
         """Interval of an arm's few observations, from all of them, where there can be one."""
-        values = fold.beginning(self.index, arm)
+        values = self._fold.beginning(self.index, arm)
         if not self.valid or values is None or len(values) < MIN_EXACT:
             return None
         return betting.mean_interval(values, *self.mean_limits, self.alpha)
@@ -125,11 +147,23 @@ class MetricTable:
 
     def _p_values(self, log_e: Floats) -> Floats:
         """Adjusted p-values, (K,); NaN where there is none."""
-        raw = np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
+        raw = self._unadjusted(log_e)
         others = np.arange(len(raw)) != self.control
         adjusted = np.full(len(raw), np.nan)
         adjusted[others] = holm(raw[others])
         return adjusted
+
+    def _unadjusted(self, log_e: Floats) -> Floats:
+        return np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
+
+    def unadjusted(self) -> Floats:
+        """p-values of the arms that are compared with control, (K - 1,), adjusted for nothing; NaN for none."""
+        raw = self._unadjusted(np.maximum(*self.evidence))
+        return np.delete(raw, self.control)
+
+    def correct(self, p: Floats) -> None:
+        """Takes p-values, (K - 1,), that are adjusted over all arms and metrics."""
+        self.corrected = np.insert(p, self.control, np.nan)
 
     def standing(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms whose difference is shown: by the evidence in its direction and by its interval."""
@@ -144,14 +178,25 @@ class MetricTable:
         """True, bool (K,), for arms whose difference was shown once, by the p-value, and is not any more."""
         return (self.p <= self.alpha) & ~self.standing()
 
-    def winner(self) -> str | None:
-        sums, estimates = self.sums, self.estimates
-        if not self.valid or sums.n[self.there].min() < self.experiment.stopping.min_samples:
+    def winner(
+        self, unharmful: NDArray[np.bool_] | None = None, among: NDArray[np.bool_] | None = None
+    ) -> int | None:
+        """Index of the winner among the arms that are `unharmful`, bool (K,), or among all.
+
+        `among`, bool (K,), are the arms that are compared, control one of them; all that are `there` unless given.
+        """
+        among = self.there if among is None else among
+        if not self.valid or not self.sampled(among):
             return None
+        estimates = self.estimates
         gain = np.where(estimates.compared, estimates.differences.mean, np.nan)
         gain = gain if self.metric.goal == "maximize" else -gain
-        arm = winner_of(gain, self.standing(), self.control, self.there)
-        return None if arm is None else self.experiment.arm_names[arm]
+        may_win = np.ones(len(gain), bool) if unharmful is None else unharmful
+        return winner_of(gain, self.standing(), self.control, among, may_win)
+
+    def sampled(self, among: NDArray[np.bool_]) -> bool:
+        """Whether each of these arms, bool (K,), has `min_samples` observations."""
+        return bool(self.sums.n[among].min() >= self.experiment.stopping.min_samples)
 
     def liftable(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms with a lift: control is not 0, and the estimates are values the metric can have."""
@@ -174,7 +219,6 @@ class MetricTable:
         sums, estimates = self.sums, self.estimates
         n, lost = int(sums.n[arm]), bool(self.lost[arm])
         compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
-        comparable = self.valid and bool(estimates.comparable[arm])
         liftable = bool(self.liftable()[arm])
         return MetricResult(
             n=n,
@@ -182,16 +226,21 @@ class MetricTable:
             std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not lost else None,
             interval=self._mean_interval(arm),
             difference=_number(estimates.differences.mean[arm]) if compared else None,
-            difference_interval=self._interval(estimates.differences, arm, self.alpha)
-            if comparable
-            else None,
+            difference_interval=self.difference_interval(arm),
             lift=_number(self.lifts.value[arm]) if liftable else None,
-            lift_interval=self._lift_interval(arm) if liftable and comparable else None,
+            lift_interval=self._lift_interval(arm) if liftable and self._comparable(arm) else None,
             p_value=_number(self.p[arm]),
-            probability_best=_number(self.best[arm]),
-            expected_loss=_number(self.loss[arm]),
+            probability_best=_number(self.aids[0][arm]),
+            expected_loss=_number(self.aids[1][arm]),
             preview=None if still_open is None else self._preview(arm, *still_open),
+            p_value_corrected=UNSET if self.corrected is None else _number(self.corrected[arm]),
+            guardrail=self._guardrail(arm),
         )
+
+    def _guardrail(self, arm: int) -> GuardrailResult | UnsetType | None:
+        if not self.metric.is_guardrail:
+            return UNSET
+        return None if arm == self.control else self.guard.row(arm)
 
     def _mean_interval(self, arm: int) -> Interval | None:
         """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""
@@ -204,11 +253,18 @@ class MetricTable:
         ends = (float(mean - below), float(mean + above))
         return _clipped(ends, *self.mean_limits) if all(map(math.isfinite, ends)) else None
 
-    def _interval(self, sequence: Sequence, arm: int, alpha: float) -> Interval | None:
-        mean, half = sequence.mean[arm], sequence.half_width(alpha)[arm]
+    def difference_interval(self, arm: int) -> Interval | None:
+        """Interval of the arm's difference to control, where there is one."""
+        if not self._comparable(arm):
+            return None
+        differences = self.estimates.differences
+        mean, half = differences.mean[arm], differences.half_width(self.alpha)[arm]
         return (
             (float(mean - half), float(mean + half)) if math.isfinite(mean) and math.isfinite(half) else None
         )
+
+    def _comparable(self, arm: int) -> bool:
+        return self.valid and bool(self.estimates.comparable[arm])
 
     def _lift_interval(self, arm: int) -> Interval | None:
         if not self.lifts.bounded[arm]:

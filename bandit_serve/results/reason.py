@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from bandit_serve.experiments.spec import Record
+from bandit_serve.results.decision import Judgement
 from bandit_serve.results.estimates import MIN_OBSERVATIONS
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
 
 
 def reason_of(
-    record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict, winner: str | None
+    record: Record,
+    objective: MetricTable,
+    guards: Sequence[MetricTable],
+    judgement: Judgement,
+    pending: int,
+    one_in: int,
+    srm: Verdict,
 ) -> str:
     """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
     provisos = _provisos(record, objective, pending, one_in, srm)
-    return f"{_finding(record, objective, winner)} {'; '.join(provisos)}."
+    names = record.experiment.arm_names
+    shown = judgement.winner if judgement.winner is not None else judgement.best
+    finding = _finding(record, objective, None if shown is None else names[shown])
+    if record.status != "stopped" and guards:
+        finding = finding.removesuffix(".") + _guarded(objective, guards, judgement, shown) + "."
+    return f"{finding} {'; '.join(provisos)}."
+
+
+def _guarded(
+    objective: MetricTable, guards: Sequence[MetricTable], judgement: Judgement, shown: int | None
+) -> str:
+    """Clause on the guardrails: of the arm that is better on the objective, or of those that harm one."""
+    names = objective.experiment.arm_names
+    if shown is not None and shown != objective.control:
+        worse = [
+            f"{each.metric.name} is worse by {each.guard.worse_by(shown)}"
+            for each in guards
+            if each.guard.harm[shown]
+        ]
+        if worse:
+            return f", but {_listed(worse)}"
+        unknown = [each.metric.name for each in guards if not each.guard.safe[shown]]
+        if unknown:
+            return f", and it is not known yet whether it is safe on {_listed(unknown)}"
+        return f", and safe on {_listed([each.metric.name for each in guards])}"
+    worse = [
+        f"{each.metric.name} of {names[arm]} is worse by {each.guard.worse_by(arm)}"
+        for each in guards
+        for arm in np.flatnonzero(judgement.harmed & each.guard.harm).tolist()
+    ]
+    return f"; {_listed(worse)}" if worse else ""
 
 
 def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
     metric, alpha = objective.metric.name, objective.alpha
     control = record.experiment.arm_names[objective.control]
     if record.status == "stopped":
-        return "Stopped without a winner." if winner is None else f"Stopped with {winner} as the winner."
+        return (
+            f"Stopped with {record.winner} as the winner." if record.winner else "Stopped without a winner."
+        )
     if objective.sums.analysed == 0:
         return f"Nothing has been analysed on {metric} yet."
     if winner == control:
@@ -58,6 +97,11 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
     if removed:
         provisos.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
+    provisos += [
+        f"{_listed(list(metrics))} {'does' if len(metrics) == 1 else 'do'} not pause {name} any more, as somebody has "
+        "resumed it"
+        for name, metrics in record.overridden.items()
+    ]
     if objective.unguarded:
         provisos.append(
             f"{objective.unguarded} of {sums.analysed} {unit} were analysed by a version that did not keep the squares "

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 from msgspec import Struct
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
+from bandit_serve.results.decision import Decision, decision_of, judged
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, MetricTable
 from bandit_serve.results.reason import reason_of
-from bandit_serve.results.sequence import p_value
+from bandit_serve.results.sequence import holm, p_value
 
 
 class ArmResult(Struct, frozen=True):
@@ -42,6 +46,7 @@ class Report(Struct, frozen=True):
     crossovers: int
     winner: str | None
     reason: str
+    decision: Decision
 
 
 def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
@@ -53,9 +58,12 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     experiment = record.experiment
     tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
     objective = tables[experiment.metrics.index(experiment.objective)]
-    srm = _sample_ratio(fold, objective)
+    srm = sample_ratio_of(fold, objective)
     still_open = fold.still_open()
-    winner = record.winner if record.status == "stopped" else objective.winner()
+    guards = [table for table in tables if table.metric.is_guardrail]
+    judgement = judged(record, objective, guards)
+    winner = None if judgement.winner is None else experiment.arm_names[judgement.winner]
+    _correct([table for table in tables if not table.metric.is_guardrail])
     return Report(
         experiment=experiment.id,
         status=record.status,
@@ -76,11 +84,21 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         pending=fold.pending,
         crossovers=fold.crossovers,
         winner=winner,
-        reason=reason_of(record, objective, fold.pending, fold.one_in, srm.verdict, winner),
+        reason=reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict),
+        decision=decision_of(judgement, fold.noted, fold.now_ms, experiment.arm_names),
     )
 
 
-def _sample_ratio(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
+def _correct(tables: Sequence[MetricTable]) -> None:
+    """Adjusts p-values over the arms of several metrics (Holm)."""
+    if len(tables) > 1:
+        adjusted = holm(np.concatenate([table.unadjusted() for table in tables]))
+        for table, p in zip(tables, np.split(adjusted, len(tables)), strict=True):
+            table.correct(p)
+
+
+def sample_ratio_of(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
+    """Test of the analysed traffic of the objective, at any time."""
     sums = objective.sums
     if not sample_ratio.sufficient(sums.n, sums.balance):
         return SampleRatio(None, "insufficient")

@@ -63,6 +63,29 @@ class Sequence:
         with np.errstate(over="ignore"):
             return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
 
+    def one_sided_reach(self, alpha: float, parts: ArrayLike = 1) -> Floats:
+        """Distance from the mean to the lower end of its one-sided interval at level 1 - alpha/parts (eq. 134).
+
+        It is tuned for level `alpha`, whatever the `parts`.
+        """
+        rho2 = tuning(alpha) / self.tightest_at
+        q = self.variance * rho2 + 1.0
+        enough = np.log1p(np.sqrt(q) * np.asarray(parts) / (2.0 * alpha))
+        reach: Floats = np.sqrt(2.0 * q / rho2 * enough) / self.observations
+        return reach
+
+    def log_e_above(self, alpha: float) -> Floats:
+        """Logarithm of the evidence against a mean of 0 or less, with the tuning for level `alpha`; -inf for none.
+
+        It reaches ln(parts/alpha) exactly when the lower end of the one-sided interval is above 0. It is at most that
+        of the half-normal mixture, 2 exp(x) Phi(sqrt(2 x))/sqrt(q), as Phi(z) >= 1 - exp(-z^2/2)/2.
+        """
+        rho2 = tuning(alpha) / self.tightest_at
+        q = self.variance * rho2 + 1.0
+        with np.errstate(over="ignore", divide="ignore"):
+            x = rho2 * np.square(np.maximum(self.total, 0.0)) / (2.0 * q)
+            return math.log(2.0) + x + np.log(-np.expm1(-x)) - 0.5 * np.log(q)
+
 
 def mean_sequence(
     n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR

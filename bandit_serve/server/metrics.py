@@ -23,6 +23,7 @@ from bandit_serve.folds.replica import Replica
 VERDICTS: tuple[str, ...] = get_args(RewardVerdict)
 OUTCOMES = ("2xx", "4xx", "5xx")
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+AUTOMATIC = ("start", "stop", "pause_arm")
 SCALARS = (
     "decisions",
     "predictions",
@@ -41,6 +42,7 @@ SCALARS = (
     "store_away",
     "task_failures",
     "chores_failed",
+    *(f"automatic_{what}" for what in AUTOMATIC),
     "connections",
     "connections_crowded",
     "connections_late",
@@ -198,7 +200,14 @@ class ServiceCollector(Collector):
             "Snapshots, trims and rotations of keys that failed, each tried again later.",
             total("chores_failed"),
         )
-
+        automatic = CounterMetricFamily(
+            "bandit_serve_automatic_changes",
+            "Changes of experiments that the service made by itself: by time, by a rule, or for a guardrail.",
+            labels=["what"],
+        )
+        for what in AUTOMATIC:
+            automatic.add_metric([what], total(f"automatic_{what}"))
+        yield automatic
         yield GaugeMetricFamily(
             "bandit_serve_connections", "Connections that are open.", total("connections")
         )

@@ -19,10 +19,10 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.flags import EvaluationRequest
 from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
-from bandit_serve.experiments.metric import SERVED, Metric
+from bandit_serve.experiments.metric import SERVED, Margin, Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
-from bandit_serve.experiments.stopping import Stopping
+from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
 from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
@@ -200,16 +200,19 @@ CONTEXTUAL = _kinds(lambda policy: policy.contextual)
 JUMPING = _kinds(lambda policy: policy.jumps)
 
 LARGE = _number(-MAX_VALUE, MAX_VALUE)
-# Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
-ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
+GUARDRAIL: Schema = {"required": ["role"], **having(role={"const": "guardrail"})}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
     for name, kind in SERVED.items()
 ]
 METRIC: Schema = {
-    "properties": {"role": ROLE},
     "dependentSchemas": {
+        "role": {
+            "anyOf": [having(role={"enum": ["objective", "secondary", None]}), {"required": ["margin"]}]
+        },
+        "margin": GUARDRAIL,
+        "on_harm": GUARDRAIL,
         "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
         "kind": {
             "anyOf": [
@@ -240,13 +243,14 @@ FIELD: Schema = {
         },
     },
 }
+MARGIN: Schema = {"oneOf": [{"required": ["absolute"]}, {"required": ["relative"]}]}
 ARM: Schema = {"dependentSchemas": {**where("model", given("version")), **where("version", given("model"))}}
-STOPPING: Schema = {"properties": {"duration": NULL, "promote_winner": {"type": "boolean", "const": False}}}
+STOPPING_RULE: Schema = {"minProperties": 1, "maxProperties": 1}
 
 
 OBJECTIVE: Schema = {"required": ["role"], **having(role={"const": "objective"})}
-ANOTHER: Schema = {"required": ["role"], **having(role={"const": "secondary"})}
-NOT_NAMED: Schema = having(role={"enum": ["secondary", None]})
+ANOTHER: Schema = {"required": ["role"], **having(role={"enum": ["secondary", "guardrail"]})}
+NOT_NAMED: Schema = having(role={"enum": ["secondary", "guardrail", None]})
 ONE_NAMED: Schema = {"contains": OBJECTIVE, "maxContains": 1}
 NONE_NAMED: Schema = {"allOf": [{"items": NOT_NAMED}, {"contains": having(role=NULL)}]}
 
@@ -329,6 +333,7 @@ EXPERIMENT: Schema = {
                 },
                 _excludes(JUMPING, having(unit={"const": "request"})),
                 _excludes(CONTEXTUAL, {"required": ["context"], **having(context={"minItems": 1})}),
+                _excludes(CONTEXTUAL, having(stopping=having(rule=absent("best_arm")))),
                 _excludes(
                     CONTEXTUAL, {"anyOf": [_every_arm(given("features")), _every_arm(absent("features"))]}
                 ),
@@ -342,10 +347,11 @@ NAMES: Mapping[type, str] = {PolicySpec: "Policy"}
 
 RULES: Mapping[type, Schema] = {
     Metric: METRIC,
+    Margin: MARGIN,
     ContextField: FIELD,
     Arm: ARM,
     ArmRequest: ARM,
-    Stopping: STOPPING,
+    StoppingRule: STOPPING_RULE,
     Experiment: EXPERIMENT,
 }
 
@@ -385,6 +391,10 @@ BEYOND: Mapping[type, str] = {
     Metric: "`low` is below `high`.",
     ContextField: "`interactions` names other fields, each pair once.",
     StopRequest: "`winner` is an arm that is there.",
+    Stopping: (
+        f"Times are from 1971 to {MAX_TIME_YEAR - 1} and in the future, `end_at` after `start_at`; `duration` is above "
+        '0 and up to "3660d".'
+    ),
     Experiment: (
         "Where the path names the experiment, `id` is that name. "
         "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "

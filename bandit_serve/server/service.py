@@ -38,6 +38,7 @@ from bandit_serve.server.tasks import Tasks
 from bandit_serve.store.keys import COMMON
 from bandit_serve.upkeep.keeper import Keeper
 from bandit_serve.upkeep.local_keeper import LocalKeeper
+from bandit_serve.upkeep.overseer import Overseer
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Service:
         self.shadows = Shadows(node.store, node.replica, node.models, self.incarnation)
         self.tasks = Tasks(node.troubles)
         self.keeper: Keeper | None = None
+        self.overseer: Overseer | None = None
         self.decisions: Decisions
         self.rewards: Rewards
         self.rewards_by_unit: RewardsByUnit
@@ -153,6 +155,15 @@ class Service:
         local_keeper = LocalKeeper(
             self.local, node.store, node.replica, node.tail, node.troubles, snapshot_every_s=snapshot_every_s
         )
+        self.overseer = overseer = Overseer(
+            node.store,
+            node.replica,
+            node.results,
+            node.automatic_changes,
+            node.troubles,
+            leads=lambda: keeper.leading,
+        )
+        node.replica.on_change(overseer.moved)
         self._replies.listen()
         refresher = Refresher(self.decisions.deciders, node.replica, node.store.clock.now_ms)
         node.replica.on_change(refresher.moved)
@@ -161,6 +172,7 @@ class Service:
         tasks.repeated("refresher", refresher.run)
         tasks.repeated("keeper", keeper.run)
         tasks.repeated("snapshots", keeper.keep_regularly)
+        tasks.repeated("overseer", overseer.run)
         tasks.repeated("local_snapshots", local_keeper.run)
         tasks.repeated("unmatched_rewards", self.rewards_by_unit.run)
         tasks.repeated("heartbeat", Heartbeat(node, self.card, self.counters, self.publish_counters).run)
@@ -203,6 +215,8 @@ class Service:
         self.counters.set("task_failures", self.tasks.failures)
         self.counters.set("store_away", float(self._faults.store_is_away))
         self.counters.set("chores_failed", 0 if self.keeper is None else self.keeper.failed)
+        for what, made in ({} if self.overseer is None else self.overseer.made).items():
+            self.counters.set(f"automatic_{what}", made)
 
     def _folded(self, owner: str) -> None:
         """Updates what depends on an experiment's record, if that changed. Rewards and exposures do not change it."""

@@ -80,6 +80,11 @@ class Keeper:
         self.failed = 0
         """Number of chores that have failed."""
 
+    @property
+    def leading(self) -> bool:
+        """Whether this worker held the lease when it asked last."""
+        return self._leading
+
     async def run(self) -> None:
         """Tries to hold the lease, and with it appends ticks and promotes winners, until cancelled."""
         while True:

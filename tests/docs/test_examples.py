@@ -62,6 +62,11 @@ PAGES = {
         True,
         shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
     ),
+    "docs/stopping.md": Page(
+        True,
+        ("curl -sf -X POST http://127.0.0.1:8000/v1/experiments/checkout-flow/arms",),
+        ("checkout-flow: created",),
+    ),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),

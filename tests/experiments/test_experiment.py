@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from builders import description, experiment, record
 
-from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import validated, with_arm, with_policy
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment, served_floor
@@ -182,26 +182,6 @@ def test_a_missing_reward_of_other_kinds_is_ignored_by_default(metric: dict[str,
 
 def test_only_the_objective_decides_what_must_be_said() -> None:
     assert experiment(metrics=[CONTINUOUS, {**BINARY, "name": "n"}], attribution={}).missing == "ignore"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"stopping": {"duration": "14d"}},
-        {"stopping": {"promote_winner": True}},
-        {"metrics": [BINARY, {**CONTINUOUS, "name": "n", "role": "guardrail"}]},
-    ],
-)
-def test_what_is_not_built_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(NotBuilt, match="not built"):
-        experiment(**fields)
-
-
-def test_what_is_not_built_but_not_asked_for_is_not_refused() -> None:
-    experiment(
-        context=[],
-        stopping={"promote_winner": False},
-    )
 
 
 def test_validating_again_changes_nothing() -> None:

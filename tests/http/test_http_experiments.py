@@ -162,23 +162,6 @@ def test_no_mean_is_guessed_for_a_pseudo_history(
             assert [error["at"] for error in problem["errors"]] == ["policy.pseudo_history.mean"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"stopping": {"duration": "14d"}},
-        {"stopping": {"promote_winner": True}},
-        {"metrics": [{"name": "a", "kind": "binary"}, {"name": "b", "kind": "binary", "role": "guardrail"}]},
-    ],
-    ids=str,
-)
-def test_what_is_not_built_is_501_and_makes_nothing(
-    service: ThrowawayService, changes: dict[str, Any]
-) -> None:
-    body = experiment(**changes)
-    check_problem(service.call("POST", "/v1/experiments", body), 501)
-    check_problem(service.call("GET", f"/v1/experiments/{body['id']}"), 404)
-
-
 def test_routes_that_are_not_built_are_501(service: ThrowawayService) -> None:
     check_problem(service.call("GET", "/"), 501)
 

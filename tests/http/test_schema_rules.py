@@ -21,7 +21,7 @@ from scale import scaled
 from services import Answer, ThrowawayService
 
 from bandit_serve.changes.experiments import servable
-from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import require_payloads
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies import POLICIES
@@ -117,7 +117,7 @@ def refusal_of_experiment(body: Any) -> str | None:
     try:
         experiment = EXPERIMENT_BODY.decode({"Content-Type": JSON}, msgspec.json.encode(body))
         require_payloads(servable(experiment))
-    except (InvalidInput, NotBuilt) as error:
+    except InvalidInput as error:
         return str(error)
     return None
 

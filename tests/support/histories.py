@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.changes.experiments import servable
-from bandit_serve.errors import InvalidInput, NotBuilt
+from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import with_arm, with_policy
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -182,7 +182,7 @@ class History:
             try:
                 made = servable(msgspec.convert(self._description(), Experiment))
                 live = LiveExperiment(Changed(self._record(made), Change("create", "test")))
-            except (InvalidInput, NotBuilt):
+            except InvalidInput:
                 continue
             live.offset = Offset(self._time_ms, 0)
             return live
@@ -527,7 +527,7 @@ class History:
                 case _:
                     record = self._with_standing(what, record)
             servable(record.experiment)
-        except (InvalidInput, NotBuilt):
+        except InvalidInput:
             return None
         record = msgspec.structs.replace(record, revision=record.revision + 1)
         return Changed(record, Change(what, "test", "why", names[0]))
