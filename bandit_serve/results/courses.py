@@ -12,10 +12,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 from bandit_serve.results.evidence import GROWTH
-from bandit_serve.results.group_sequential import bounds, crossing, even_fractions
+from bandit_serve.results.group_sequential import bounds, crossing, even_fractions, quantile
 from bandit_serve.results.sequence import Floats, tuning
 
 FAR_BEFORE, FAR_BEYOND = 5.5, 3.7
@@ -47,7 +46,7 @@ class Course(NamedTuple):
 
 def drift(alpha: float, power: float) -> float:
     """Drift of a difference that a two-sided fixed test of level alpha finds with this power."""
-    return float(ndtri(power) - ndtri(0.5 * alpha))
+    return quantile(0.5 * alpha) + quantile(1.0 - power)
 
 
 def anytime_course(alpha: float, power: float, comparisons: int, tuned: float) -> Course:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from bandit_serve.results.sequence import Floats
 
@@ -32,13 +32,26 @@ Spending = Callable[[float, float], float]
 
 
 def obrien_fleming_spending(t: float, alpha: float) -> float:
-    """4 - 4 Phi(z/sqrt(t)), z the normal quantile with alpha/4 above it: on each side what spends alpha/2 (1983)."""
-    return float(4.0 * ndtr(ndtri(0.25 * alpha) / math.sqrt(t)))
+    """4 - 4 Phi(z/sqrt(t)), z the quantile with alpha/4 above it: on each side what spends alpha/2 (1983)."""
+    return 2.0 * math.erfc(quantile(0.25 * alpha) / math.sqrt(2.0 * t))
 
 
 def pocock_spending(t: float, alpha: float) -> float:
     """alpha ln(1 + (e - 1) t) (Lan and DeMets 1983)."""
     return alpha * math.log1p((math.e - 1.0) * t)
+
+
+def quantile(tail: float) -> float:
+    """Normal quantile with this chance, from (0, 1), above it."""
+    return -NormalDist().inv_cdf(tail)
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _tails(z: Floats) -> Floats:
+    """Chances that a normal variable is above z."""
+    return 0.5 * np.asarray(_erfc(z * math.sqrt(0.5)), np.float64)
 
 
 class _Walk:
@@ -67,7 +80,7 @@ class _Walk:
         """Chance of arriving beyond ±z at the next look, and beyond no bound before."""
         mean, deviation = self._nodes + self._drift * self._step, math.sqrt(self._step)
         bound = z * math.sqrt(self.at)
-        tails = ndtr((mean - bound) / deviation) + ndtr((-bound - mean) / deviation)
+        tails = _tails((bound - mean) / deviation) + _tails((bound + mean) / deviation)
         return float(self._mass @ tails)
 
     def thinning(self, z: float) -> float:
@@ -129,7 +142,7 @@ def _bound(walk: _Walk, error: float) -> float:
     """Bound of the next look beyond which it arrives with the chance `error`: by Newton's steps on its logarithm."""
     if walk.beyond(MAX_Z) >= error:
         return MAX_Z
-    low, high, z = 0.0, MAX_Z, min(max(-float(ndtri(0.5 * error)), 0.0), MAX_Z)
+    low, high, z = 0.0, MAX_Z, min(max(quantile(0.5 * error), 0.0), MAX_Z)
     for _ in range(MAX_STEPS):
         chance = walk.beyond(z)
         low, high = (z, high) if chance > error else (low, z)

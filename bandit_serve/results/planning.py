@@ -42,7 +42,7 @@ class Law(NamedTuple):
         return mean * (1.0 - mean)
 
 
-class Difference(Struct, frozen=True):
+class PlannedEffect(Struct, frozen=True):
     """Difference of an arm to control, also relative to control; null where control is 0."""
 
     absolute: float
@@ -58,7 +58,7 @@ class PlannedTest(Struct, frozen=True, kw_only=True):
 
     n: int
     days: float | None
-    effect: Difference
+    effect: PlannedEffect
     power: float
     mean_n: int | UnsetType = UNSET
     mean_days: float | UnsetType | None = UNSET
@@ -75,7 +75,7 @@ class CupedPlan(PlannedTest, frozen=True, kw_only=True):
     horizon: PlannedTest
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class ExperimentPlan(Struct, frozen=True, kw_only=True):
     """Tests that would find the same difference, or what each finds in the same days."""
 
     baseline: dict[str, float]
@@ -153,7 +153,7 @@ def plan(
     difference: float | None = None,
     days: float | None = None,
     correlation: float | None = None,
-) -> Plan:
+) -> ExperimentPlan:
     """Tests that find `difference`, in the metric's own unit and not 0, or else what each finds within `days`.
 
     Raises `InvalidInput` at `effect`, `days` or `traffic` where no number of observations is enough or none is given.
@@ -165,7 +165,7 @@ def plan(
         own, further, last = (_planned(design, name, difference, days, left) for name in TESTS)
         cuped = CupedPlan(**msgspec.structs.asdict(own), anytime=further, horizon=last)
     law = design.law
-    return Plan(
+    return ExperimentPlan(
         baseline={"rate": law.mean} if law.two_valued else {"mean": law.mean, "sd": law.sd},
         traffic=design.traffic,
         alpha=design.alpha,
@@ -213,7 +213,7 @@ def _planned(
     return PlannedTest(
         n=n,
         days=_days(design, n),
-        effect=Difference(difference, difference / abs(control) if control else None),
+        effect=PlannedEffect(difference, difference / abs(control) if control else None),
         power=design.power,
         mean_n=UNSET if name == "fixed" else mean_n,
         mean_days=UNSET if name == "fixed" else _days(design, mean_n),
