@@ -63,6 +63,11 @@ class Sequence:
         with np.errstate(over="ignore"):
             return rho2 * np.square(self.total) / (2.0 * q) - 0.5 * np.log(q)
 
+    def leaves_out_zero(self, alpha: float) -> NDArray[np.bool_]:
+        """True where the 1 - alpha interval of the mean leaves 0 out."""
+        out: NDArray[np.bool_] = self.log_e_value(alpha) >= -math.log(alpha)
+        return out
+
 
 def mean_sequence(
     n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR
