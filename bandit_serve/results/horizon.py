@@ -20,12 +20,12 @@ from bandit_serve.experiments.stopping import MAX_LOOKS, Stopping
 from bandit_serve.metrics import KINDS
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
-from bandit_serve.results.group_sequential import bounds, quantile
+from bandit_serve.results.group_sequential import MAX_Z, bounds, quantile
 from bandit_serve.results.sequence import Floats, Sequence
 
 CLOSE = 0.25
 """Part of the way between two looks that has to be between them: one that came late takes the place of the next."""
-LEVELS = (1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 0.95)
+LEVELS = (1e-12, 1e-8, 1e-5, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.95)
 """Levels for which bounds are computed; between them they are interpolated."""
 
 OF_LOOK = ("difference", "variance", "control", "control_variance")
@@ -151,6 +151,8 @@ def level_bounds(fractions: tuple[float, ...], alpha: float) -> tuple[tuple[Floa
 
     Large levels have spent all before a late look: those that no Z there would be beyond have none.
     """
+    if not fractions:
+        return ()
     levels = sorted({*LEVELS, alpha}, reverse=True)
     found = np.array([bounds(fractions, level) for level in levels])
     nominal = np.array([quantile(0.5 * level) for level in levels])
@@ -183,4 +185,4 @@ class LookSequence(Sequence):
 
 @functools.lru_cache(maxsize=256)
 def _bound(fractions: tuple[float, ...], alpha: float) -> float:
-    return bounds(fractions, alpha)[-1]
+    return bounds(fractions, alpha)[-1] if fractions else MAX_Z

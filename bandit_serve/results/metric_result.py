@@ -86,11 +86,12 @@ class MetricTable:
             if self.moving
             else fixed_split(self.sums, kind, control, tuned_for)
         )
-        if fold.looks is None:
+        self.looks = fold.looks
+        if self.looks is None:
             self.evidence = self._evidence(fold)
         else:
-            self.estimates = fold.looks.estimates(index, self.estimates, experiment.stopping)
-            self.evidence = fold.looks.evidence(index, experiment.stopping)
+            self.estimates = self.looks.estimates(index, self.estimates, experiment.stopping)
+            self.evidence = self.looks.evidence(index, experiment.stopping)
         self.p = self._p_values(np.maximum(*self.evidence))
         self.there = np.array([status != "removed" for status in record.arm_statuses.values()])
         self.lifts = self.estimates.lifts(self.alpha)
