@@ -40,7 +40,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_served_errors(experiment), *_guardrail_errors(experiment)]
     errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
-    errors += [*_stopping_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_stopping_errors(experiment), *_horizon_errors(experiment), *_policy_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -250,6 +250,27 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
             unknown = sorted(set(names) - arm_names)
             if unknown:
                 errors.append(FieldError(at, f"{OTHER_ARMS}, not {unknown[0]!r}"))
+    return errors
+
+
+def _horizon_errors(experiment: Experiment) -> list[FieldError]:
+    """Errors of a horizon, and of what only a horizon has."""
+    stopping = experiment.stopping
+    if not stopping.horizon:
+        only = FieldError("stopping.looks", 'only the mode "horizon" has looks; leave them out')
+        return [] if stopping.looks is UNSET else [only]
+    errors = []
+    if stopping.expected_samples is UNSET:
+        detail = 'expected the number of values at which it ends, as the mode "horizon" commits to it'
+        errors.append(FieldError("stopping.expected_samples", detail))
+    if stopping.duration is not None:
+        detail = (
+            'leave it out: with the mode "horizon" the end is at expected_samples, whenever they have come'
+        )
+        errors.append(FieldError("stopping.duration", detail))
+    if experiment.policy.kind != "fixed_split":
+        detail = f'expected "anytime" with {experiment.policy.kind}: a "horizon" needs fixed_split'
+        errors.append(FieldError("stopping.mode", detail))
     return errors
 
 

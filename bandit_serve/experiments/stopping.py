@@ -19,6 +19,8 @@ MAX_EXPECTED = 10**12
 MAX_TIME_YEAR = 9_000
 MAX_DURATION_MS = 10 * 366 * 86_400_000
 MAX_LIMIT = 1e100
+LOOKS = 5
+MAX_LOOKS = 50
 
 Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a zone")]
 Limit = Annotated[float, Meta(gt=0.0, le=MAX_LIMIT)]
@@ -52,6 +54,10 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     start, or when `rule` says so, whichever comes first. `promote_winner` says whether it then promotes the winner's
     version, too.
 
+    In the `mode` `horizon` an experiment commits to its end, at `expected_samples` values of the objective in all arms
+    together: they are compared at so many `looks` on the way there, and not in between. Less is needed for the same
+    power than when anybody may look at any time, as in `anytime`.
+
     Defaults are not written: so builds without a field can read logs of experiments that do not use it.
     """
 
@@ -68,6 +74,20 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
     start_at: Time | UnsetType = UNSET
     end_at: Time | UnsetType = UNSET
     rule: Literal["winner"] | StoppingRule | UnsetType = UNSET
+    mode: (
+        Annotated[Literal["anytime", "horizon"], Meta(extra_json_schema={"default": "anytime"})] | UnsetType
+    ) = UNSET
+    looks: Annotated[int, Meta(ge=1, le=MAX_LOOKS, extra_json_schema={"default": LOOKS})] | UnsetType = UNSET
+
+    @property
+    def horizon(self) -> bool:
+        """Whether it commits to its end."""
+        return self.mode == "horizon"
+
+    @property
+    def n_looks(self) -> int:
+        """`looks`, or the default where none are written."""
+        return LOOKS if self.looks is UNSET else self.looks
 
     @property
     def tuned_for(self) -> int:
@@ -87,15 +107,21 @@ class Stopping(Struct, frozen=True, forbid_unknown_fields=True):
         return min(ends, default=None)
 
     def written(self) -> Stopping:
-        """Stopping as it stands in a log."""
-        given = UNSET if self.tuned_for == EXPECTED_SAMPLES else self.tuned_for
+        """Stopping as it stands in a log. The end of a horizon was given, whatever it is."""
+        tuned_for = UNSET if self.tuned_for == EXPECTED_SAMPLES and not self.horizon else self.tuned_for
         return msgspec.structs.replace(
-            self, expected_samples=given, start_at=_in_utc(self.start_at), end_at=_in_utc(self.end_at)
+            self,
+            expected_samples=tuned_for,
+            start_at=_in_utc(self.start_at),
+            end_at=_in_utc(self.end_at),
+            mode=self.mode if self.horizon else UNSET,
+            looks=UNSET if self.n_looks == LOOKS or not self.horizon else self.n_looks,
         )
 
     def shown(self) -> Stopping:
         """Stopping as callers see it."""
-        return msgspec.structs.replace(self, expected_samples=self.tuned_for)
+        looks = self.n_looks if self.horizon else UNSET
+        return msgspec.structs.replace(self, expected_samples=self.tuned_for, looks=looks)
 
 
 def _in_utc(time: datetime | UnsetType) -> datetime | UnsetType:

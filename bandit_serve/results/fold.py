@@ -32,7 +32,9 @@ from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.harm_evidence import HarmEvidence
+from bandit_serve.results.horizon import Looks
 from bandit_serve.results.sequence import Floats
+from bandit_serve.results.traffic import Traffic
 
 MAX_VECTOR_BYTES = 64 * 2**20
 """Bytes of share vectors with `unit: request`: more are thinned out."""
@@ -97,6 +99,18 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
+        self.looks = Looks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
+        self._traffic = Traffic.none()
+
+    @property
+    def a_day(self) -> float | None:
+        """Values of the objective that were analysed a day lately; None where nothing came (`traffic.py`)."""
+        return self._traffic.a_day(self.now_ms, int(self.exposures.sum()), self._analysed)
+
+    @property
+    def _analysed(self) -> int:
+        experiment = self.record.experiment
+        return int(self.sums.counts()[experiment.metrics.index(experiment.objective)])
 
     @property
     def pending(self) -> int:
@@ -165,6 +179,8 @@ class ResultsFold:
     def _look(self, changed: bool) -> None:
         """Keeps the evidence, and notes the decision after a look or a change."""
         looked = self.evidence.look(self.sums, self.record.experiment, self.harm)
+        if self.looks is not None:
+            self.looks.look(self.sums, self.record.experiment, self.evidence.peers)
         if (looked or changed) and self._may_be_decided():
             self.noted = noted(self.noted, judge(self, self.record), self.now_ms)
 
@@ -186,6 +202,8 @@ class ResultsFold:
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
         x = columns.features(event.x, len(rows.arms), self.sums.n_features)
+        if self._traffic.begins_day(time_ms):
+            self._traffic.note(time_ms, int(self.exposures.sum()), self._analysed)
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -266,6 +284,8 @@ class ResultsFold:
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
             self._decisions.forget_features()
         self._shares.grow(n_arms)
+        if self.looks is not None:
+            self.looks.grow(n_arms)
 
     def state(self) -> bytes:
         """Snapshot: equal bytes for equal folds, wherever the log was cut."""
@@ -291,6 +311,8 @@ class ResultsFold:
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
+            **({"looks": vars(self.looks)} if self.looks is not None and len(self.looks.n) else {}),
+            **({"traffic": vars(self._traffic)} if len(self._traffic.since_ms) else {}),
         }
 
     @classmethod
@@ -306,7 +328,7 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
-        known = fold._columns() | {"decision": {"noted": np.zeros(3, np.int64)}}
+        known = fold._columns() | SOMETIMES
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
@@ -351,8 +373,21 @@ class ResultsFold:
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
+        if "looks" in state:
+            if fold.looks is None:
+                raise ValueError("there are looks of an experiment without any")
+            fold.looks = Looks.from_state(state["looks"], len(experiment.metrics), len(experiment.arms))
+        if "traffic" in state:
+            fold._traffic = Traffic.from_state(state["traffic"])
         return fold
 
+
+SOMETIMES: StateColumns = {
+    "decision": {"noted": np.zeros(3, np.int64)},
+    "looks": vars(Looks.none(0, 0)),
+    "traffic": vars(Traffic.none()),
+}
+"""Parts that a state has once there is something in them."""
 
 FIXED: dict[str, frozenset[str] | None] = {
     "fold": frozenset({"now_ms", "omitted", "exposures"}),

@@ -96,7 +96,12 @@ class MetricTable:
             if self.moving
             else fixed_split(self.sums, kind, control, tuned_for)
         )
-        self.evidence = self._evidence(fold)
+        self.looks = fold.looks
+        if self.looks is None:
+            self.evidence = self._evidence(fold)
+        else:
+            self.estimates = self.looks.estimates(index, self.estimates, experiment.stopping)
+            self.evidence = self.looks.evidence(index, experiment.stopping)
         self.p = self._p_values(np.maximum(*self.evidence))
         self.there = np.array([status != "removed" for status in record.arm_statuses.values()])
         self.lifts = self.estimates.lifts(self.alpha)
@@ -171,8 +176,7 @@ class MetricTable:
         differences = self.estimates.differences
         p = self._p_values(np.where(differences.total > 0, above, below))
         with np.errstate(invalid="ignore"):
-            leaves_out: NDArray[np.bool_] = differences.log_e_value(self.alpha) >= -math.log(self.alpha)
-            return leaves_out & (p <= self.alpha)
+            return differences.leaves_out_zero(self.alpha) & (p <= self.alpha)
 
     def faded(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms whose difference was shown once, by the p-value, and is not any more."""

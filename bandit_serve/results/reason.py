@@ -9,6 +9,7 @@ import numpy as np
 from bandit_serve.experiments.spec import Record
 from bandit_serve.results.decision import Judgement
 from bandit_serve.results.estimates import MIN_OBSERVATIONS
+from bandit_serve.results.horizon import Looks
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
 
@@ -73,6 +74,8 @@ def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:
     least = record.experiment.stopping.min_samples
     if objective.sums.n[objective.there].min() < least:
         return f"No winner is named before every arm has {least} observations of {metric}."
+    if objective.looks is not None and not len(objective.looks.n):
+        return f"Arms are not compared on {metric} before the first look."
     if not objective.valid or np.isnan(objective.p).all():
         return f"Whether an arm differs from {control} on {metric} can not be said."
     return f"On {metric} no arm is shown better than {control}, nor {control} than all, at level {alpha:g}."
@@ -94,6 +97,8 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
         provisos.append(
             f"more decisions wait with shares of their own than are kept, so now 1 in {one_in} is analysed, by number"
         )
+    if objective.looks is not None:
+        provisos.append(_looks(record, objective, objective.looks))
     removed = [name for name, there in zip(experiment.arm_names, objective.there, strict=True) if not there]
     if removed:
         provisos.append(f"{_listed(removed)} {'was' if len(removed) == 1 else 'were'} removed")
@@ -139,6 +144,16 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
             "the arms did not get the traffic that was logged (sample-ratio mismatch), so distrust all of it"
         )
     return provisos
+
+
+def _looks(record: Record, objective: MetricTable, looks: Looks) -> str:
+    """Proviso on the looks of a horizon: the last one, and when the next is."""
+    stopping, metric = record.experiment.stopping, objective.metric.name
+    due = looks.due(stopping)
+    following = "which was the last" if due is None else f"the next is at {due:,} of {stopping.tuned_for:,}"
+    if not len(looks.n):
+        return f"the first look is at {due:,} of {stopping.tuned_for:,} values of {metric}"
+    return f"differences are those of the look at {looks.n[-1]:,} values of {metric}, {following}"
 
 
 def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:

@@ -86,6 +86,11 @@ class Sequence:
             x = rho2 * np.square(np.maximum(self.total, 0.0)) / (2.0 * q)
             return math.log(2.0) + x + np.log(-np.expm1(-x)) - 0.5 * np.log(q)
 
+    def leaves_out_zero(self, alpha: float) -> NDArray[np.bool_]:
+        """True where the 1 - alpha interval of the mean leaves 0 out."""
+        out: NDArray[np.bool_] = self.log_e_value(alpha) >= -math.log(alpha)
+        return out
+
 
 def mean_sequence(
     n: ArrayLike, mean: ArrayLike, variance: ArrayLike, tuned_for: float = TUNED_FOR
