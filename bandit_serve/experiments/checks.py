@@ -11,10 +11,12 @@ from bandit_serve.base.documents import document_fault
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.experiments.audience import audience_errors
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.metrics import MAX_VALUE, names_of
+from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import MAX_VALUE_CHARS, ContextField, context_errors
 from bandit_serve.policies.parameters import arms_named
 
@@ -35,6 +37,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
     errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_tag_errors(experiment), *_audience_errors(experiment), *_keeping_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -47,6 +50,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         control=experiment.control or experiment.arms[0].name,
         attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
         stopping=experiment.stopping.written(),
+        keep_assigned=True if experiment.keeps_assigned else UNSET,
     )
 
 
@@ -186,6 +190,29 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
             if unknown:
                 errors.append(FieldError(at, f"{OTHER_ARMS}, not {unknown[0]!r}"))
     return errors
+
+
+def _tag_errors(experiment: Experiment) -> list[FieldError]:
+    tags = () if experiment.tags is UNSET else experiment.tags
+    return [
+        FieldError(f"tags[{i}]", "expected every tag once") for i, tag in enumerate(tags) if tag in tags[:i]
+    ]
+
+
+def _audience_errors(experiment: Experiment) -> list[FieldError]:
+    return [] if experiment.audience is UNSET else audience_errors(experiment.audience, experiment.context)
+
+
+def _keeping_errors(experiment: Experiment) -> list[FieldError]:
+    if not experiment.keeps_assigned:
+        return []
+    policy = POLICIES.get(experiment.policy.kind)
+    if experiment.unit != "user":
+        return [FieldError("keep_assigned", 'expected "unit": "user": requests are not met again')]
+    if policy is not None and policy.contextual:
+        detail = f"expected a policy without context: with {policy.kind} a unit's arm follows its context"
+        return [FieldError("keep_assigned", detail)]
+    return []
 
 
 def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:
