@@ -181,18 +181,19 @@ def _one_of(field: str, values: Sequence[Any]) -> Matches:
     texts = frozenset(value for value in values if isinstance(value, str))
     truths = [value for value in values if isinstance(value, bool)]
     numbers = frozenset(value for value in values if not isinstance(value, str | bool))
-    if not numbers and not truths:
-        if len(texts) == 1:
-            (only,) = texts
-            return lambda context: bool(context.get(field) == only)
-        return lambda context: context.get(field) in texts
+    if not numbers and not truths and len(texts) == 1:
+        (only,) = texts
+        return lambda context: bool(context.get(field) == only)
     others = texts | numbers
 
     def one_of(context: Mapping[str, Any]) -> bool:
         value = context.get(field)
         if value is True or value is False:
             return value in truths
-        return value in others
+        try:
+            return value in others
+        except TypeError:  # a list, in a column of several values
+            return False
 
     return one_of
 

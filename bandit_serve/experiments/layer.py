@@ -12,11 +12,14 @@ N_SLOTS = 10_000
 """Parts of equal size that a layer's units fall into, by their hashes."""
 
 
+LayerShare = Annotated[float, Meta(ge=1.0 / N_SLOTS, le=1.0)]
+
+
 class Layer(Struct, frozen=True, forbid_unknown_fields=True):
     """Layer of an experiment, and the share of units that may be in it: a multiple of 1/`N_SLOTS`, rounded."""
 
     name: Name
-    share: Annotated[float, Meta(ge=1.0 / N_SLOTS, le=1.0)]
+    share: LayerShare
 
     @property
     def n_slots(self) -> int:

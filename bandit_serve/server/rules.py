@@ -19,6 +19,14 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.flags import EvaluationRequest
 from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
+from bandit_serve.experiments.audience import FORMS as FORMS_OF_RULES
+from bandit_serve.experiments.audience import (
+    MAX_DEPTH,
+    MAX_LISTED_VALUES,
+    MAX_RULES,
+    OPERATORS,
+    AudienceRule,
+)
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
@@ -28,7 +36,7 @@ from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
-from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
 Schema = dict[str, Any]
@@ -244,6 +252,15 @@ ARM: Schema = {"dependentSchemas": {**where("model", given("version")), **where(
 STOPPING: Schema = {"properties": {"duration": NULL, "promote_winner": {"type": "boolean", "const": False}}}
 
 
+AUDIENCE: Schema = {
+    "oneOf": [{"required": [form]} for form in FORMS_OF_RULES.values()],
+    "dependentSchemas": {
+        **{operator: {"required": ["field"]} for operator in OPERATORS.values()},
+        "field": {"anyOf": [{"required": [operator]} for operator in OPERATORS.values()]},
+        "exists": {"required": ["field"], "maxProperties": 2},
+    },
+}
+
 OBJECTIVE: Schema = {"required": ["role"], **having(role={"const": "objective"})}
 ANOTHER: Schema = {"required": ["role"], **having(role={"const": "secondary"})}
 NOT_NAMED: Schema = having(role={"enum": ["secondary", None]})
@@ -319,6 +336,16 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
 
 EXPERIMENT: Schema = {
     "dependentSchemas": {
+        "tags": having(tags={"uniqueItems": True}),
+        "keep_assigned": {
+            "anyOf": [
+                having(keep_assigned={"const": False}),
+                {
+                    "required": ["unit"],
+                    **having(unit={"const": "user"}, policy=having(kind={"not": one_of(CONTEXTUAL)})),
+                },
+            ]
+        },
         "metrics": {
             "allOf": [
                 {
@@ -333,7 +360,7 @@ EXPERIMENT: Schema = {
                     CONTEXTUAL, {"anyOf": [_every_arm(given("features")), _every_arm(absent("features"))]}
                 ),
             ]
-        }
+        },
     },
 }
 
@@ -345,6 +372,7 @@ RULES: Mapping[type, Schema] = {
     ContextField: FIELD,
     Arm: ARM,
     ArmRequest: ARM,
+    AudienceRule: AUDIENCE,
     Stopping: STOPPING,
     Experiment: EXPERIMENT,
 }
@@ -384,6 +412,11 @@ BEYOND: Mapping[type, str] = {
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
     Metric: "`low` is below `high`.",
     ContextField: "`interactions` names other fields, each pair once.",
+    AudienceRule: (
+        f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "
+        "values in all lists. Values that a context field is compared with are of its kind."
+    ),
+    LayerRequest: "`name` is that of the experiment's layer.",
     StopRequest: "`winner` is an arm that is there.",
     Experiment: (
         "Where the path names the experiment, `id` is that name. "
