@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -497,13 +498,14 @@ class Decider:
     ) -> None:
         """Adds n decisions to the next flush, after units that were met have got their arms and propensities back."""
         places = kept.find_many(hashes)
-        known = (places >= 0) & self.mask(self._drawn_among)[places & ARM_MASK]
-        arms[known] = places[known] & ARM_MASK
+        former = np.where(places >= 0, places & ARM_MASK, 0)
+        known = (places >= 0) & self.mask(self._drawn_among)[former]
+        arms[known] = former[known]
         numbers = np.where(known, places >> ARM_BITS, -1)
         edges = np.flatnonzero(np.diff(numbers)) + 1
-        for some in np.split(np.arange(len(arms)), edges):
-            rows = slice(int(some[0]), int(some[-1]) + 1)
-            number = int(numbers[rows.start])
+        bounds = [0, *edges.tolist(), len(arms)]
+        for start, end in itertools.pairwise(bounds if len(arms) else []):
+            rows, number = slice(start, end), int(numbers[start])
             one = draw if number < 0 else self._kept_draw(kept, number)
             propensities[rows] = one.shares[arms[rows]]
             self.exposures.add_many(

@@ -175,12 +175,12 @@ cdef class KeptArms:
             raise ValueError("expected arms that had a share")
         if len(np.unique(unit)) != n:
             raise ValueError("expected every unit once")
-        kept.widen(room_for(n + 1))
+        kept.unit = np.zeros(room_for(n + 1), np.uint64)
+        kept.arm = longer(arm, room_for(n + 1))
+        kept.vector = longer(vector, room_for(n + 1))
         kept.vectors = longer(vectors, room_for(len(vectors) + 1))
         kept.n_vectors = len(vectors)
         kept.missed = missed[0]
-        kept.arm[:n] = arm
-        kept.vector[:n] = vector
         units = np.ascontiguousarray(unit)
         for i in range(n):
             kept.enrol(units[i])
