@@ -119,6 +119,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "called"
         ),
     ] = None
+    service_holdout: Annotated[
+        float,
+        Meta(ge=0.0, le=0.5),
+        about("Share of units that are in no experiment: they get control, and nothing is logged of them"),
+    ] = 0.0
     drain: Annotated[Duration, about("When stopping, longest wait for requests under way")] = "10s"
     idle_grace: Annotated[Duration, about("When stopping, how long an idle connection may stay")] = "1s"
     stall_timeout: Annotated[
@@ -190,14 +195,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Setting(NamedTuple):
     """Declaration of one setting.
 
-    `kind` is bool, int or str; `unit` is "duration" or "bytes" for values written with a unit, otherwise empty.
+    `kind` is bool, int, float or str; `unit` is "duration" or "bytes" for values written with a unit, otherwise empty.
     `choices` has all values of a setting with few. `range` describes the valid values, and is empty if all of the kind
     are valid. `unset` describes the default None.
     """
 
     name: str
     kind: type
-    default: bool | int | str | None
+    default: bool | int | float | str | None
     help: str
     unit: str
     choices: tuple[str, ...]

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "results": "metrics experiments log policies",
     "store": "processes log",
     "upstreams": "",
-    "registry": "settings log models store upstreams",
+    "registry": "settings experiments log models store upstreams",
     "folds": "experiments log policies store registry",
     "api": "experiments models upstreams registry folds",
     "serving": "models store upstreams registry api",

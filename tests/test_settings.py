@@ -38,6 +38,7 @@ OTHERS: dict[str, Any] = {
     "max_artifact": 4_096,
     "model_memory": 0,
     "retention_bytes": 2**21,
+    "service_holdout": 0.05,
 }
 WRONG: dict[str, list[Any]] = {
     "port": [-1, 65_536, "http", 1.5],
@@ -66,6 +67,7 @@ WRONG: dict[str, list[Any]] = {
     "max_artifact": [0],
     "model_memory": [-1],
     "retention_bytes": [1_000],
+    "service_holdout": [-0.1, 0.6, "some"],
 }
 DURATIONS = [name for name, setting in declared_settings().items() if setting.unit == "duration"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -26,6 +26,10 @@ NamedFeatures = Annotated[dict[str, float | str | bool | Texts], Meta(max_length
 Outputs = dict[str, Any]
 """Outputs of a model by name: one number, text or truth value each, or lists of them."""
 NumberedFeatures = Annotated[list[float], Meta(max_length=MAX_REQUEST_FEATURES)]
+
+
+OutsideReason = Literal["holdout", "audience", "layer"]
+"""Why a request is outside of an experiment: its unit is held out of all of them, or the audience or the layer."""
 
 
 class DecideRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +88,10 @@ class ScoredItem(Struct, frozen=True):
 
 
 class Decided(Struct, frozen=True):
-    """`propensity` is the probability with which `arm` was to be drawn; `decision_id` goes with the rewards."""
+    """`propensity` is the probability with which `arm` was to be drawn; `decision_id` goes with the rewards.
+
+    A request that is outside of the experiment has control, no `decision_id`, and the `reason`.
+    """
 
     decision_id: str | None
     experiment: str
@@ -92,6 +99,7 @@ class Decided(Struct, frozen=True):
     propensity: float
     model: ModelName | None
     payload: Any
+    reason: OutsideReason | UnsetType = UNSET
 
 
 class Predicted(Struct, frozen=True):
@@ -105,15 +113,20 @@ class Predicted(Struct, frozen=True):
     predictions: list[float] | UnsetType = UNSET
     items: list[ScoredItem] | UnsetType = UNSET
     outputs: Outputs | UnsetType = UNSET
+    reason: OutsideReason | UnsetType = UNSET
 
 
 class DecidedColumns(Struct, frozen=True):
-    """Decision i was for `units[i]`; `arms[i]` is an index into `arm_names`."""
+    """Decision i was for `units[i]`; `arms[i]` is an index into `arm_names`.
+
+    `reasons` are there where some units are outside of the experiment: null for the others.
+    """
 
     decision_ids: Sequence[str | None]
     arms: list[int]
     propensities: list[float]
     arm_names: list[str]
+    reasons: list[OutsideReason | None] | UnsetType = UNSET
 
 
 class Scored(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from bandit_serve.api.decisions import OutsideReason
+
 MAX_ATTRIBUTES = 1_000
 
 Reason = Literal["SPLIT", "DISABLED", "STATIC", "DEFAULT"]
@@ -19,13 +21,17 @@ class EvaluationRequest(Struct, frozen=True):
 
 
 class FlagMetadata(Struct, frozen=True):
-    """`decision_id` is there where the arm was drawn; `model` and `version` where it has a model."""
+    """`decision_id` is there where the arm was drawn; `model` and `version` where it has a model.
+
+    `reason` is there where the request is outside of the experiment.
+    """
 
     experiment: str
     propensity: float
     decision_id: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
     version: str | UnsetType = UNSET
+    reason: OutsideReason | UnsetType = UNSET
 
 
 class Flag(Struct, frozen=True):

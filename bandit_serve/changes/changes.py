@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -13,8 +14,10 @@ from bandit_serve.log import events
 from bandit_serve.log.events import Changed
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.repairs import deletion
+from bandit_serve.registry.layers import LayerChanged
 from bandit_serve.registry.registry import (
     ANNOUNCED,
+    LAYER,
     MODEL,
     REPAIRED,
     ExperimentAnnounced,
@@ -27,6 +30,7 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 MAX_ATTEMPTS = 16
+E = TypeVar("E", ModelChanged, LayerChanged)
 
 
 class Changes:
@@ -46,8 +50,7 @@ class Changes:
         Its log is announced before it begins: an announcement without a log is harmless, a log without readers is not.
         """
         name = event.record.experiment.id
-        if name in self._replica.experiments:
-            raise Conflict(f"There is already an experiment {name!r}.")
+        self.require_free(name)
         owner = self._replica.registry.owner(name)
         announcement, creation = _encoded(ExperimentAnnounced(owner)), _encoded(event)
         await self._store.append(COMMON, ANNOUNCED, announcement)
@@ -56,6 +59,11 @@ class Changes:
             raise Conflict(f"There is already an experiment {name!r}.")
         await self._settle(owner, offset)
         return self._replica.experiment(name)
+
+    def require_free(self, name: str) -> None:
+        """Raises `Conflict` where an experiment has this name."""
+        if name in self._replica.experiments:
+            raise Conflict(f"There is already an experiment {name!r}.")
 
     async def delete(self, owner: str, who: str, reason: str | None) -> None:
         """Deletes an experiment for good. The lease holder frees its log and other keys later."""
@@ -86,6 +94,13 @@ class Changes:
         """Appends the event that `decide` returns for the registry, as `change_experiment`; None if there is nothing to
         do.
         """
+        return await self._change_registry(MODEL, decide)
+
+    async def change_layer(self, decide: Callable[[Registry], LayerChanged | None]) -> LayerChanged | None:
+        """As `change_models`, for the slots of a layer."""
+        return await self._change_registry(LAYER, decide)
+
+    async def _change_registry(self, kind: bytes, decide: Callable[[Registry], E | None]) -> E | None:
         for _ in range(MAX_ATTEMPTS):
             await self._tail.wait_for_end(COMMON)
             if COMMON in self._replica.aside:
@@ -94,11 +109,16 @@ class Changes:
             change = decide(registry)
             if change is None:
                 return None
-            offset = await self._store.append_change(COMMON, registry.revision, MODEL, _encoded(change))
+            offset = await self._store.append_change(COMMON, registry.revision, kind, _encoded(change))
             if offset is not None:
                 await self._settle(COMMON, offset)
                 return change
         raise Conflict("The registry is being changed by others; try again.")
+
+    async def catch_up(self, owner: str) -> None:
+        """Returns when this process has applied what the log of an experiment has now, if that was announced."""
+        if owner in self._replica.positions:
+            await self._tail.wait_for_end(owner)
 
     async def _settle(self, owner: str, offset: Offset) -> None:
         """Returns when this process and every live worker have applied the entry at `offset`."""

@@ -45,6 +45,8 @@ _CAUSES = [
     (r"context", rf"policy\.kind|context.*|{_ARMS}|arms\[\d+\]\.features.*"),
     (r"(context\[\d+\])(\.\w+)?", r"{}\..*"),
     (r"context\[\d+\]\.interactions.*", r"context\[\d+\](\.name)?"),
+    (r"audience\b.*", r"context.*"),
+    (r"keep_assigned", r"unit|policy\.kind"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
     (r"stopping\.rule", r"policy\.kind"),
     (r"policy\.kind", rf"{_METRICS}|unit"),
@@ -204,6 +206,9 @@ def _replace(document: Any, at: str, number: int) -> str:
         case "context[]" | "context[].kind":
             field = value if generic == "context[]" else dict(holder)
             steps[1][0][steps[1][1]] = {"name": name} | _only(field, "name") | {"kind": "numeric"}
+        case _ if (whole := re.match(r"(audience|layer)\b", generic)) is not None:
+            # Each part is needed, and rules are parts of rules.
+            del document[whole[0]]
         case _:
             # The value is left out; an item of a list takes the whole list with it.
             while isinstance(holder, list) and len(steps) > 1:

@@ -1,4 +1,4 @@
-"""Changes of experiments: creating, starting, pausing, stopping, deleting, and new policies or arms.
+"""Changes of experiments: creating, starting, pausing, stopping, deleting, and new policies, arms or shares of a layer.
 
 A draft can also be replaced as a whole.
 """
@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.changes import layers
 from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
@@ -28,6 +29,7 @@ from bandit_serve.experiments.checks import (
     with_arm,
     with_policy,
 )
+from bandit_serve.experiments.layer import Layer
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, ArmStatus, Experiment, Ramp, Record, Standing, Status, may
@@ -68,6 +70,7 @@ class ExperimentChanges:
         await self._tail.refresh(experiment.id)
         now_ms = await self._store.time_ms()
         experiment = await asyncio.to_thread(servable, experiment, self._further(now_ms))
+        self._changes.require_free(experiment.id)
         record = Record(
             experiment=experiment,
             uid=secrets.randbits(63) + 1,
@@ -76,7 +79,10 @@ class ExperimentChanges:
             created_ms=now_ms,
             updated_ms=now_ms,
         )
-        return await self._changes.create(Changed(record, Change("create", who)))
+        owner = self._replica.registry.owner(experiment.id)
+        await layers.take(self._changes, layers.layer_of(record), owner, record.uid, who)
+        async with layers.or_as_before(self._changes, self._replica, owner, record.uid, who):
+            return await self._changes.create(Changed(record, Change("create", who)))
 
     def mistakes(self, name: str | None = None) -> Callable[[Any], list[FieldError]]:
         """Returns a function that lists the mistakes of a document. `name`: the id that the document must have."""
@@ -90,8 +96,11 @@ class ExperimentChanges:
     async def put(
         self, name: str, experiment: Experiment, who: str, *, if_match: int | None = None
     ) -> LiveExperiment:
-        """Replaces a draft by `experiment`, of the same name. Pauses and ramps of the old arms are gone."""
-        await self.known(name)
+        """Replaces a draft by `experiment`, of the same name. Pauses and ramps of the old arms are gone.
+
+        In another layer, or with another share, it has other slots.
+        """
+        live = await self.known(name)
         now_ms = await self._store.time_ms()
         experiment = await asyncio.to_thread(servable, experiment, self._further(now_ms, name))
 
@@ -108,7 +117,64 @@ class ExperimentChanges:
             )
             return Changed(changed, Change("put", who))
 
-        return await self._changes.change_experiment(name, decide, if_match)
+        return await self._change_layer(live, decide, who, if_match)
+
+    async def change_layer(
+        self,
+        name: str,
+        share: float,
+        who: str,
+        *,
+        layer: str | None = None,
+        reason: str | None = None,
+        if_match: int | None = None,
+    ) -> LiveExperiment:
+        """Gives the experiment another share of its layer. Units that are in it stay as far as they have room.
+
+        layer: the name of the layer, if the caller names it. A layer is left, or another one entered, only by a draft
+        that is replaced.
+        """
+        live = await self.known(name)
+        now_ms = await self._store.time_ms()
+
+        def decide(live: LiveExperiment) -> Changed:
+            record = live.record
+            require_changeable(record, "its layer is left")
+            present = record.experiment.layer
+            if present is UNSET:
+                raise Conflict(f"The experiment {name!r} is in no layer.")
+            if layer is not None and layer != present.name:
+                detail = f"expected {present.name!r}: an experiment stays in its layer"
+                raise InvalidInput(f"name: {detail}.", [FieldError("name", detail)])
+            experiment = msgspec.structs.replace(record.experiment, layer=Layer(present.name, share))
+            changed = msgspec.structs.replace(
+                record, experiment=experiment, revision=record.revision + 1, updated_ms=now_ms
+            )
+            return Changed(changed, Change("layer", who, reason))
+
+        return await self._change_layer(live, decide, who, if_match)
+
+    async def _change_layer(
+        self,
+        live: LiveExperiment,
+        decide: Callable[[LiveExperiment], Changed],
+        who: str,
+        if_match: int | None,
+    ) -> LiveExperiment:
+        """Changes an experiment whose layer may be another one afterwards: its slots are taken first."""
+        require_etag(live, if_match)
+        after, owner = decide(live).record, live.owner
+        if layers.layer_of(after) is None and layers.layer_of(live.record) is None:
+            return await self._changes.change_experiment(live.experiment.id, decide, if_match)
+        await layers.take(self._changes, layers.layer_of(after), owner, after.uid, who)
+        async with layers.or_as_before(self._changes, self._replica, owner, after.uid, who):
+            live = await self._changes.change_experiment(live.experiment.id, decide, if_match)
+        await self._leave_other_layers(live, who)
+        return live
+
+    async def _leave_other_layers(self, live: LiveExperiment, who: str) -> None:
+        layer = layers.layer_of(live.record)
+        await layers.keep_only(self._changes, self._replica, layer, live.record.uid, who)
 
     async def delete(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -183,6 +249,7 @@ class ExperimentChanges:
             require_winner(live.record, winner, self._replica.registry)
         live = await self._set_status(name, "stop", "stopped", who, reason, if_match, winner)
         await promote_winner(self._changes, live.record)
+        await self._leave_other_layers(live, who)
         return live
 
     async def change_policy(
@@ -386,10 +453,10 @@ def require_version(arm: Arm, at: str, registry: Registry) -> None:
             raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)]) from None
 
 
-def require_changeable(record: Record) -> None:
-    """Raises `Conflict` where the experiment is stopped, so that its arms are final."""
+def require_changeable(record: Record, why: str = "its arms are final") -> None:
+    """Raises `Conflict` where the experiment is stopped; `why` ends its sentence."""
     if record.status == "stopped":
-        raise Conflict(f"The experiment {record.experiment.id!r} is stopped; its arms are final.")
+        raise Conflict(f"The experiment {record.experiment.id!r} is stopped; {why}.")
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:

@@ -18,6 +18,7 @@ from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, pla
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
+from bandit_serve.experiments.layer import N_SLOTS
 from bandit_serve.experiments.spec import Status
 from bandit_serve.experiments.stopping import Stopping, StoppingRule
 from bandit_serve.folds.experiment import LiveExperiment
@@ -215,6 +216,28 @@ async def stop(
     """Stops an experiment for good."""
     stopped = await node.experiment_changes.stop(experiment, actor(), winner=winner, reason=reason)
     _print_status(stopped, as_json)
+
+
+@app.command()
+@with_state
+@of_existing_store
+async def layer(
+    node: Node,
+    experiment: Experiment,
+    share: Annotated[
+        float, typer.Option(help="The share of the layer's units that may be in it.", min=1 / N_SLOTS, max=1)
+    ],
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Gives an experiment another share of its layer. No unit of another experiment is moved."""
+    live = await node.experiment_changes.change_layer(experiment, share, actor(), reason=reason)
+    if as_json:
+        print_json(experiment_view(live.record))
+    else:
+        present = live.experiment.layer
+        assert present is not UNSET
+        say(f"{experiment} has {100 * present.share:g} % of the layer {present.name}.")
 
 
 @app.command()

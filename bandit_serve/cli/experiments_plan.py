@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from bandit_serve.changes.experiments import require_version, require_versions, servable
 from bandit_serve.cli.experiments_file import refuse, within
@@ -86,7 +86,7 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
         return Planned(wanted, "draft changed", existing.etag, whole=True, changes=changes)
     fixed = [name for name in Experiment.__struct_fields__ if name not in ("policy", "arms")]
     errors = [
-        FieldError(at, f"is {shown(before)} and can not become {shown(after)}: it is fixed once created")
+        FieldError(at, f"is {shown(before)} and can not become {shown(after)}: {_why_fixed(at)}")
         for name in fixed
         for at, before, after in _differences(
             _plain(getattr(present, name)), _plain(getattr(wanted, name)), name
@@ -113,6 +113,10 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
         outcome = "arms and policy changed" if changes_policy else "arms changed"
     changes = () if outcome == "unchanged" else changes
     return Planned(wanted, outcome, existing.etag, added, removed, changes_policy, changes=changes)
+
+
+def _why_fixed(at: str) -> str:
+    return "see bandit-serve experiments layer" if at == "layer.share" else "it is fixed once created"
 
 
 def _is_another_draft(existing: LiveExperiment, wanted: Experiment) -> bool:
@@ -184,7 +188,7 @@ def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value)
+    return None if value is UNSET else msgspec.to_builtins(value)
 
 
 def _differences(before: Any, after: Any, at: str) -> Iterator[tuple[str, Any, Any]]:

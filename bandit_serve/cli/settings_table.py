@@ -12,7 +12,7 @@ from pathlib import Path
 from bandit_serve.settings import Setting, declared_settings
 
 PLACE = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
-KINDS = {bool: "on or off", int: "number", str: "text"}
+KINDS = {bool: "on or off", int: "number", float: "share", str: "text"}
 BINARY = {2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
 
 

@@ -24,6 +24,8 @@ class ControlDecider:
     contextless = False
     measured = False
     context_fields: frozenset[str] = frozenset()
+    attributes: frozenset[str] = frozenset()
+    membership = None
     features = None
     ejected: Sequence[str] = ()
 
@@ -33,7 +35,7 @@ class ControlDecider:
         self.status = record.status
         self.revision = record.revision
         self.uid = record.uid
-        self.sticky = experiment.unit == "user"
+        self.sticky = self.needs_unit = experiment.unit == "user"
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
         self.models = [
@@ -54,7 +56,11 @@ class ControlDecider:
         """Returns None: contexts are ignored."""
 
     def choose(
-        self, unit: str | None, eligible: Sequence[str] | None, x: NDArray[np.float32] | None = None
+        self,
+        unit: str | None,
+        eligible: Sequence[str] | None,
+        x: NDArray[np.float32] | None = None,
+        context: Context | None = None,
     ) -> Choice:
         if unit is not None:
             check_outside(unit, "unit")

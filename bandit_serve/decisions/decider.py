@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -9,16 +10,19 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from bandit_serve.api.decisions import Context, ModelName
+from bandit_serve.api.decisions import Context, ModelName, OutsideReason
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import OUTSIDE, check_all_outside, check_outside
 from bandit_serve.decisions.draw import Draw, Vector
 from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.membership import Membership
 from bandit_serve.decisions.outcomes import Outcome, ServedMetrics
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
+from bandit_serve.folds._kept_arms import KeptArms
 from bandit_serve.folds.assignment import rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log._token import MAX_FEATURES
@@ -27,13 +31,19 @@ from bandit_serve.log.token import Keyring
 from bandit_serve.serving.servable import Check
 
 MAX_SUBSETS = 256
+# Of a place in `KeptArms`: the low bits are the arm, the others number the vector.
+ARM_BITS = 16
+ARM_MASK = (1 << ARM_BITS) - 1
 _NONE = np.empty(0, np.float32)
 
 
 class Choice:
-    """Arm that was drawn, with all that its log entry needs. `draw` is None if nothing is logged (paused, stopped)."""
+    """Arm that was drawn, with all that its log entry needs. `draw` is None if nothing is logged (paused, stopped).
 
-    __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
+    `reason` says why a request is outside of a running experiment.
+    """
+
+    __slots__ = ("arm", "draw", "held_out", "propensity", "reason", "unit", "x")
 
     def __init__(
         self,
@@ -43,6 +53,7 @@ class Choice:
         draw: Draw | None,
         held_out: bool = False,
         x: NDArray[np.float32] | None = None,
+        reason: OutsideReason | UnsetType = UNSET,
     ) -> None:
         self.arm = arm
         self.propensity = propensity
@@ -50,13 +61,14 @@ class Choice:
         self.draw = draw
         self.held_out = held_out
         self.x = x
+        self.reason = reason
 
 
 class Decider:
     """Decides for one experiment in one worker. `renew` takes over a configuration, `refresh` computes new shares.
 
     clock: returns log time. exposures: the buffer of a former decider of this experiment in this worker, so that
-    decisions are numbered on.
+    decisions are numbered on. membership: who is in the experiment; None if everyone is. `admit` takes over another.
     """
 
     def __init__(
@@ -65,7 +77,9 @@ class Decider:
         incarnation: int,
         clock: Clock = now_ms,
         exposures: ExposureBuffer | None = None,
+        membership: Membership | None = None,
     ) -> None:
+        self.membership = membership
         self._incarnation = incarnation
         self._now_ms = clock
         self._generator = np.random.default_rng()
@@ -90,7 +104,7 @@ class Decider:
             for arm in experiment.arms
         ]
         self._index = {name: k for k, name in enumerate(self.arm_names)}
-        self._fallback = live.record.fallback
+        self.fallback = live.record.fallback
         self.uid = live.record.uid
         self.context_fields = frozenset(field.name for field in experiment.context)
         self.window_ms = experiment.attribution.window_ms
@@ -109,7 +123,22 @@ class Decider:
         self.checks: tuple[Check, ...] | None = None
         self._subsets: dict[frozenset[int], Draw] = {}
         self._masks: dict[frozenset[int], NDArray[np.bool_]] = {}
+        # Draws of vectors that units keep, by their numbers.
+        self._kept_draws: dict[int, Draw] = {}
+        self.admit(self.membership)
         self.refresh()
+
+    def admit(self, membership: Membership | None) -> None:
+        """Takes over who is in the experiment."""
+        self.membership = membership
+        fields = frozenset() if membership is None else membership.fields
+        self.attributes = self.context_fields | fields
+        # What the audience asks for is not unexpected in a context.
+        self._beside = fields - self.context_fields
+        self.needs_unit = self.sticky or (membership is not None and membership.needs_unit)
+        self._is_settled_first = (
+            self.status != "running" or membership is not None or self.live.kept is not None
+        )
 
     def is_stale(self, now_ms: int) -> bool:
         """Whether the shares are out of date, by new evidence or by time alone (ramps, readmitted arms)."""
@@ -221,14 +250,17 @@ class Decider:
 
     @property
     def contextless(self) -> bool:
-        """Whether the experiment has no context fields, so that requests may not have a context."""
-        return self.features is None
+        """Whether the experiment asks for nothing in a context, so that requests may not have one."""
+        return not self.attributes
 
     def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
         """Features, float32 (d,), of a context; None if the experiment has no context fields."""
         if self.features is not None:
-            return self.features.vector(context or {})
-        if context:
+            x = self.features.vector(context or {})
+            if self._beside and context:
+                self.features.unexpected -= len(self._beside & context.keys())
+            return x
+        if context and not self.attributes:
             raise no_context("context")
         return None
 
@@ -237,20 +269,17 @@ class Decider:
         unit: str | None,
         eligible: Sequence[str] | None,
         x: NDArray[np.float32] | None = None,
+        context: Context | None = None,
     ) -> Choice:
         """Draws an arm; `record` logs it.
 
-        x: the decision's features, float32 (d,). Raises `InvalidInput` for a wrong `unit` or `eligible`, and `Conflict`
-        for a draft or if no eligible arm is active.
+        x: the decision's features, float32 (d,). context: what the audience is asked of. Raises `InvalidInput` for a
+        wrong `unit` or `eligible`, and `Conflict` for a draft or if no eligible arm is active.
         """
-        if self.status != "running":
-            if unit is not None:
-                check_outside(unit, "unit")
-            if eligible is not None:
-                self._named(eligible)
-            if self.status == "draft":
-                raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
-            return Choice(self._fallback, 1.0, 0, None)
+        if self._is_settled_first:
+            settled = self._settled(unit, eligible, context)
+            if settled is not None:
+                return settled
         draw = self.draw
         if eligible is not None or draw is None:
             draw = self._draw_among(self._drawn_among if eligible is None else self._allowed(eligible), x)
@@ -262,6 +291,51 @@ class Decider:
         held_out = bool(self._holdout) and self._is_held_out(hashed)
         arm = draw.arm(self._rendezvous, hashed, held_out)
         return Choice(arm, draw.propensities[arm], hashed, draw, held_out, x)
+
+    def _settled(
+        self, unit: str | None, eligible: Sequence[str] | None, context: Context | None
+    ) -> Choice | None:
+        """Choice that is not drawn: nothing is at all, the request is outside, or its unit keeps its arm."""
+        if self.status != "running":
+            if unit is not None:
+                check_outside(unit, "unit")
+            if eligible is not None:
+                self._named(eligible)
+            if self.status == "draft":
+                raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
+            return Choice(self.fallback, 1.0, 0, None)
+        if self.membership is not None:
+            reason = self.membership.keeps_out(unit, context)
+            if reason is not None:
+                if self.sticky:
+                    self._hash(unit)
+                elif unit is not None:
+                    check_outside(unit, "unit")
+                if eligible is not None:
+                    self._named(eligible)
+                return Choice(self.fallback, 1.0, 0, None, reason=reason)
+        kept = self.live.kept
+        return None if kept is None else self._kept(kept, self._hash(unit), eligible)
+
+    def _kept(self, kept: KeptArms, hashed: int, eligible: Sequence[str] | None) -> Choice | None:
+        """Choice of the arm that a unit was first given; None if it was not met, or gets no such arm now."""
+        place = kept.find(hashed)
+        allowed = self._drawn_among if eligible is None else self._allowed(eligible)
+        arm = place & ARM_MASK
+        if place < 0 or arm not in allowed:
+            return None
+        draw = self._kept_draw(kept, place >> ARM_BITS)
+        held_out = bool(self._holdout) and self._is_held_out(hashed)
+        return Choice(arm, draw.propensities[arm], hashed, draw, held_out)
+
+    def _kept_draw(self, kept: KeptArms, number: int) -> Draw:
+        draw = self._kept_draws.get(number)
+        if draw is None:
+            if len(self._kept_draws) >= MAX_SUBSETS:
+                self._kept_draws.pop(next(iter(self._kept_draws)))
+            shares = kept.shares(number)[: len(self.arm_names)].copy()
+            draw = self._kept_draws[number] = Draw(shares, once=True)
+        return draw
 
     def _is_held_out(self, unit: int) -> bool:
         """Whether a unit is in the holdout: by its hash, so that it never changes; at random if the hash is 0."""
@@ -382,7 +456,10 @@ class Decider:
     def decide_columns(
         self, names: list[str], keyring: Keyring, time_ms: int
     ) -> tuple[list[str] | list[None], list[int], list[float]]:
-        """Decides for n units at once, without context; returns tokens, arms and propensities."""
+        """Decides for n units at once, all of them in the experiment, without context.
+
+        Returns tokens, arms and propensities.
+        """
         n = len(names)
         if self.status != "running":
             check_all_outside(names, "units")
@@ -399,12 +476,46 @@ class Decider:
         arms = draw.arms(self._rendezvous, units, n, held_out)
         logged = hashes if self.sticky else hashes[:0]
         propensities = draw.shares[arms]
-        self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms, held_out)
+        if self.live.kept is None:
+            self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms, held_out)
+        else:
+            self._add_kept(self.live.kept, draw, arms, propensities, hashes, time_ms, held_out)
         flags = None if held_out is None else held_out.astype(np.uint8) * np.uint8(HELD_OUT)
         tokens = keyring.seal.sign_many(
             self.uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged, flags
         )
         return tokens, arms.tolist(), propensities.tolist()
+
+    def _add_kept(
+        self,
+        kept: KeptArms,
+        draw: Draw,
+        arms: NDArray[np.uint16],
+        propensities: NDArray[np.float64],
+        hashes: NDArray[np.uint64],
+        time_ms: int,
+        held_out: NDArray[np.bool_] | None,
+    ) -> None:
+        """Adds n decisions to the next flush, after units that were met have got their arms and propensities back."""
+        places = kept.find_many(hashes)
+        former = np.where(places >= 0, places & ARM_MASK, 0)
+        known = (places >= 0) & self.mask(self._drawn_among)[former]
+        arms[known] = former[known]
+        numbers = np.where(known, places >> ARM_BITS, -1)
+        edges = np.flatnonzero(np.diff(numbers)) + 1
+        bounds = [0, *edges.tolist(), len(arms)]
+        for start, end in itertools.pairwise(bounds if len(arms) else []):
+            rows, number = slice(start, end), int(numbers[start])
+            one = draw if number < 0 else self._kept_draw(kept, number)
+            propensities[rows] = one.shares[arms[rows]]
+            self.exposures.add_many(
+                arms[rows],
+                hashes[rows],
+                one.shares,
+                self.revision,
+                time_ms,
+                None if held_out is None else held_out[rows],
+            )
 
 
 def no_context(at: str) -> InvalidInput:

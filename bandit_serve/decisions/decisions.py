@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from bandit_serve.api.decisions import (
     Context,
@@ -19,6 +19,7 @@ from bandit_serve.api.decisions import (
     DecidedColumns,
     DecideRequest,
     ModelName,
+    OutsideReason,
     Predicted,
     PredictRequest,
     Scored,
@@ -31,6 +32,7 @@ from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.membership import Membership, spans_of
 from bandit_serve.decisions.outcomes import Outcome
 from bandit_serve.decisions.retrial import RanOutOfTime, Retrial, is_blameless
 from bandit_serve.decisions.shadows import Shadows
@@ -46,6 +48,7 @@ from bandit_serve.errors import (
     UpstreamFailed,
     in_full,
 )
+from bandit_serve.folds._assignment import UnitSlots
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.owner import name_of
@@ -81,8 +84,11 @@ class Decisions:
         *,
         shadows: Shadows | None = None,
         keep_pairs: bool = False,
+        held_out: UnitSlots | None = None,
         clock: Clock = now_ms,
     ) -> None:
+        self._held_out = held_out
+        self._layers = replica.registry.layers
         self.keyring = keyring
         self._now_ms = clock
         self._shadows = shadows
@@ -120,15 +126,26 @@ class Decisions:
     def _changed(self, owner: str) -> None:
         if owner != COMMON:
             self._follow(self._replica.experiments[owner])
+        elif self._layers is not self._replica.registry.layers:
+            self._layers = self._replica.registry.layers
+            for decider in self.deciders.values():
+                membership = decider.membership
+                if membership is not None and membership.spans != spans_of(decider.live.record, self._layers):
+                    decider.admit(self._membership(decider.live))
+
+    def _membership(self, live: LiveExperiment) -> Membership | None:
+        return Membership.of(live.record, self._replica.registry.layers, self._held_out)
 
     def _follow(self, live: LiveExperiment) -> None:
         name = live.experiment.id
         decider = self.deciders.get(name)
         if decider is None:
-            decider = Decider(live, self._incarnation, self._now_ms, self.exposures.get(live.owner))
+            exposures, membership = self.exposures.get(live.owner), self._membership(live)
+            decider = Decider(live, self._incarnation, self._now_ms, exposures, membership)
             self.deciders[name], self.exposures[live.owner] = decider, decider.exposures
             self._aside.pop(name, None)
         elif decider.live is not live or decider.revision != live.record.revision:
+            decider.membership = self._membership(live)
             decider.renew(live)
 
     def _set_aside(self, owner: str, error: Exception | None = None) -> None:
@@ -160,7 +177,8 @@ class Decisions:
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
         """Draws an arm, and records and signs the decision."""
         decider = self.decider(experiment)
-        choice = decider.choose(request.unit, request.eligible, decider.encoded(request.context))
+        context = request.context
+        choice = decider.choose(request.unit, request.eligible, decider.encoded(context), context)
         token = decider.record(choice, self.keyring, self._now_ms())
         arm = choice.arm
         return Decided(
@@ -170,6 +188,7 @@ class Decisions:
             choice.propensity,
             decider.models[arm],
             decider.payloads[arm],
+            choice.reason,
         )
 
     async def decide_columns(
@@ -183,13 +202,15 @@ class Decisions:
         if decider.features is None:
             if decider.contextless and any(contexts or ()):
                 raise no_context("contexts")
+            if decider.membership is not None and decider.status == "running":
+                return await self._decide_members(decider, decider.membership, units, contexts)
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, self._now_ms())
             return DecidedColumns(tokens, arms, propensities, decider.arm_names)
         check_all_outside(units, "units")
         decision_ids, choices = [], []
         turn = Turn()
         for unit, context in zip(units, contexts or [{}] * len(units), strict=True):
-            choices.append(decider.choose(unit, None, decider.encoded(context)))
+            choices.append(decider.choose(unit, None, decider.encoded(context), context))
             decision_ids.append(decider.record(choices[-1], self.keyring, self._now_ms()))
             if turn.over:
                 await turn.give_way()
@@ -198,7 +219,26 @@ class Decisions:
             [choice.arm for choice in choices],
             [choice.propensity for choice in choices],
             decider.arm_names,
+            _reasons([None if choice.reason is UNSET else choice.reason for choice in choices]),
         )
+
+    async def _decide_members(
+        self,
+        decider: Decider,
+        membership: Membership,
+        units: list[str],
+        contexts: list[Context | None] | None,
+    ) -> DecidedColumns:
+        """Decides for the units that are in the experiment; the others get control."""
+        check_all_outside(units, "units")
+        reasons = await membership.keeps_out_each(units, contexts)
+        members = [i for i, reason in enumerate(reasons) if reason is None]
+        drawn = decider.decide_columns([units[i] for i in members], self.keyring, self._now_ms())
+        decision_ids: list[str | None] = [None] * len(units)
+        arms, propensities = [decider.fallback] * len(units), [1.0] * len(units)
+        for i, token, arm, propensity in zip(members, *drawn, strict=True):
+            decision_ids[i], arms[i], propensities[i] = token, arm, propensity
+        return DecidedColumns(decision_ids, arms, propensities, decider.arm_names, _reasons(reasons))
 
     def predict(self, experiment: str, request: PredictRequest) -> Predicted | Awaitable[Predicted]:
         """Decides and scores with the arm's version. Awaitable where scoring, or loading the version, takes long.
@@ -255,7 +295,8 @@ class Decisions:
     ) -> Predicted | Awaitable[Predicted]:
         unit = request.user_id if request.unit is None else request.unit
         eligible = request.eligible if retrial is None else retrial.eligible
-        choice = decider.choose(unit, eligible, decider.encoded(request.context))
+        context = request.context
+        choice = decider.choose(unit, eligible, decider.encoded(context), context)
         began_s = time.perf_counter() if decider.measured else 0.0
         reference = decider.models[choice.arm]
         assert reference is not None
@@ -395,6 +436,7 @@ class Decisions:
             choice.propensity,
             decider.models[arm],
             decider.payloads[arm],
+            reason=choice.reason,
             **scores,
         )
 
@@ -419,6 +461,10 @@ class Decisions:
             item_id=UNSET if request.item_id is None else request.item_id,
             **scores,
         )
+
+
+def _reasons(reasons: list[OutsideReason | None]) -> list[OutsideReason | None] | UnsetType:
+    return reasons if any(reasons) else UNSET
 
 
 def _is_of_the_request(error: Exception) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from bandit_serve.api.decisions import Context, DecideRequest, ModelName
+from bandit_serve.api.decisions import Context, DecideRequest, ModelName, OutsideReason
 from bandit_serve.api.flags import Flag, FlagMetadata, Reason
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.base.names import check_outside
@@ -46,11 +46,11 @@ class Flags:
         self._next: dict[int, int] = {}
 
     def needs_unit(self, experiment: str) -> bool:
-        """Whether an experiment assigns users. Raises `NotFound` for a draft, too."""
+        """Whether an experiment assigns users, or is in a layer. Raises `NotFound` for a draft, too."""
         decider = self._decisions.decider(experiment)
         if decider.status == "draft":
             raise NotFound(f"There is no flag {experiment!r}: the experiment is a draft.")
-        return decider.sticky
+        return decider.needs_unit
 
     def evaluate(self, experiment: str, unit: str | None, context: Mapping[str, Any]) -> Flag:
         """Decides as `Decisions.decide`, with those values of `context` that the experiment names."""
@@ -58,7 +58,13 @@ class Flags:
         named = _named(decider, context)
         decided = self._decisions.decide(experiment, DecideRequest(unit, named or None))
         return _flag(
-            decider, decided.arm, decided.payload, decided.propensity, decided.decision_id, decided.model
+            decider,
+            decided.arm,
+            decided.payload,
+            decided.propensity,
+            decided.decision_id,
+            decided.model,
+            decided.reason,
         )
 
     async def all_for(self, unit: str, context: Mapping[str, Any]) -> list[Assigned]:
@@ -71,8 +77,9 @@ class Flags:
         for name in self._decisions.names():
             decider = self._decisions.find(name)
             if decider is not None and _is_for(decider, context):
-                x = decider.encoded(_named(decider, context))
-                assignments.append(Assigned(decider, decider.choose(unit, None, x)))
+                named = _named(decider, context)
+                x = decider.encoded(named)
+                assignments.append(Assigned(decider, decider.choose(unit, None, x, named)))
             if turn.over:
                 await turn.give_way()
         return assignments
@@ -95,6 +102,7 @@ class Flags:
             choice.propensity,
             token,
             decider.models[arm],
+            choice.reason,
         )
 
     def version_of(self, assignments: list[Assigned]) -> str:
@@ -106,7 +114,16 @@ class Flags:
         digest, time_ms = blake2b(digest_size=16), self._now_ms()
         for decider, choice in assignments:
             half = 2 * time_ms // decider.window_ms if isinstance(decider, Decider) and choice.draw else 0
-            part = (decider.id, decider.uid, decider.revision, decider.status, choice.arm, half)
+            part: tuple[Any, ...] = (
+                decider.id,
+                decider.uid,
+                decider.revision,
+                decider.status,
+                choice.arm,
+                half,
+            )
+            if choice.reason is not UNSET:
+                part += (choice.reason,)
             digest.update(repr(part).encode())
         return digest.hexdigest()
 
@@ -123,7 +140,7 @@ def _is_for(decider: Decider | ControlDecider, context: Mapping[str, Any]) -> bo
 
 def _named(decider: Decider | ControlDecider, context: Mapping[str, Any]) -> Context:
     """Values of the fields that an experiment names. Raises `InvalidInput` for those of a wrong type."""
-    named = {name: context[name] for name in sorted(decider.context_fields) if name in context}
+    named = {name: context[name] for name in sorted(decider.attributes) if name in context}
     numeric = _numeric_fields(decider)
     for name, value in named.items():
         is_wrong_text = isinstance(value, str) and name in numeric
@@ -145,13 +162,16 @@ def _flag(
     propensity: float,
     token: str | None,
     model: ModelName | None,
+    outside: OutsideReason | UnsetType,
 ) -> Flag:
-    reason: Reason = "DEFAULT" if isinstance(decider, ControlDecider) else REASONS[decider.status]
+    is_drawn = outside is UNSET and not isinstance(decider, ControlDecider)
+    reason: Reason = REASONS[decider.status] if is_drawn else "DEFAULT"
     metadata = FlagMetadata(
         decider.id,
         propensity,
         UNSET if token is None else token,
         UNSET if model is None else model.id,
         UNSET if model is None else model.version,
+        outside,
     )
     return Flag(decider.id, arm if payload is None else payload, arm, reason, metadata)

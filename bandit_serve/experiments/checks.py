@@ -14,6 +14,7 @@ from bandit_serve.base.durations import parse_duration_ms
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
 from bandit_serve.errors import FieldError, InvalidInput
+from bandit_serve.experiments.audience import audience_errors
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
@@ -41,6 +42,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors += [*_metric_errors(experiment), *_served_errors(experiment), *_guardrail_errors(experiment)]
     errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
     errors += [*_stopping_errors(experiment), *_horizon_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_tag_errors(experiment), *_audience_errors(experiment), *_keeping_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -52,6 +54,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         control=experiment.control or experiment.arms[0].name,
         attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
         stopping=experiment.stopping.written(),
+        keep_assigned=True if experiment.keeps_assigned else UNSET,
     )
 
 
@@ -272,6 +275,29 @@ def _horizon_errors(experiment: Experiment) -> list[FieldError]:
         detail = f'expected "anytime" with {experiment.policy.kind}: a "horizon" needs fixed_split'
         errors.append(FieldError("stopping.mode", detail))
     return errors
+
+
+def _tag_errors(experiment: Experiment) -> list[FieldError]:
+    tags = () if experiment.tags is UNSET else experiment.tags
+    return [
+        FieldError(f"tags[{i}]", "expected every tag once") for i, tag in enumerate(tags) if tag in tags[:i]
+    ]
+
+
+def _audience_errors(experiment: Experiment) -> list[FieldError]:
+    return [] if experiment.audience is UNSET else audience_errors(experiment.audience, experiment.context)
+
+
+def _keeping_errors(experiment: Experiment) -> list[FieldError]:
+    if not experiment.keeps_assigned:
+        return []
+    policy = POLICIES.get(experiment.policy.kind)
+    if experiment.unit != "user":
+        return [FieldError("keep_assigned", 'expected "unit": "user": requests are not met again')]
+    if policy is not None and policy.contextual:
+        detail = f"expected a policy without context: with {policy.kind} a unit's arm follows its context"
+        return [FieldError("keep_assigned", detail)]
+    return []
 
 
 def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:

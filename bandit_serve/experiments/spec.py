@@ -10,6 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
+from bandit_serve.experiments.audience import AudienceRule
+from bandit_serve.experiments.layer import Layer
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.stopping import Stopping
@@ -20,6 +22,10 @@ from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 MAX_ARMS = parameters.MAX_ARMS
 MAX_METRICS = 32
 MAX_FEATURE = 1e9
+MAX_TEXT_CHARS = 4_000
+MAX_OWNER_CHARS = 256
+MAX_TAGS = 32
+MAX_TAG_CHARS = 64
 # Shares follow a ramp in steps of a hundredth of its cap: a vector for each millisecond would flood the log.
 RAMP_STEP = 1.01
 
@@ -27,6 +33,10 @@ Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
 # Feature of an arm; policies round it to float32.
 Feature = Annotated[float, Meta(ge=-MAX_FEATURE, le=MAX_FEATURE)]
+
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
 
 
 class Arm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +75,11 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
+    """Experiment. `audience` and `layer` say which requests are in it; with `keep_assigned` a unit keeps its arm.
+
+    What is UNSET is not written: so builds without the field can read logs of experiments that do not use it.
+    """
+
     id: Name
     arms: Annotated[tuple[Arm, ...], Meta(min_length=1, max_length=MAX_ARMS)]
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
@@ -74,6 +89,18 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     attribution: Attribution = Attribution()
     context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
+    description: Text | UnsetType = UNSET
+    owner: Annotated[str, Meta(max_length=MAX_OWNER_CHARS)] | UnsetType = UNSET
+    tags: Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] | UnsetType = UNSET
+    hypothesis: Text | UnsetType = UNSET
+    audience: AudienceRule | UnsetType = UNSET
+    layer: Layer | UnsetType = UNSET
+    keep_assigned: Annotated[bool, Meta(extra_json_schema={"default": False})] | UnsetType = UNSET
+
+    @property
+    def keeps_assigned(self) -> bool:
+        """Whether units that were met keep their arms when shares change."""
+        return self.keep_assigned is True
 
     @property
     def arm_names(self) -> tuple[str, ...]:

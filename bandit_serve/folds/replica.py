@@ -19,7 +19,7 @@ from bandit_serve.log.events import Census
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.repairs import Repaired
-from bandit_serve.registry.registry import MODEL, Registry, decode_registry_event
+from bandit_serve.registry.registry import REVISIONS, Registry, decode_registry_event
 from bandit_serve.store.keys import COMMON
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Replica:
             event = decode_registry_event(entry.kind, entry.data)
         except Exception:
             # Its writer has counted it, and the next change is compared with that.
-            self.registry.revision += entry.kind == MODEL
+            self.registry.revision += entry.kind in REVISIONS
             raise
         was_there = isinstance(event, Repaired) and not self.registry.repairs.is_deleted(event.experiment)
         self.registry.apply(entry.offset, event)

@@ -68,9 +68,9 @@ ON_DEMAND = 2**41
 class Change(Struct, frozen=True, forbid_unknown_fields=True):
     """Author, subject and reason of a configuration change.
 
-    `what` is `create`, `start`, `pause`, `stop` or `policy`; `put` for a draft that was replaced; `delete` for an
-    experiment that is stopped to be deleted; or `add_arm`, `pause_arm`, `resume_arm` or `remove_arm`, with the arm's
-    name in `arm`.
+    `what` is `create`, `start`, `pause`, `stop` or `policy`; `layer` for another share of it; `put` for a draft that
+    was replaced; `delete` for an experiment that is stopped to be deleted; or `add_arm`, `pause_arm`, `resume_arm` or
+    `remove_arm`, with the arm's name in `arm`.
 
     The service's own changes are by `schedule`, `stopping` or `guardrail`. They alone have `evidence`: names and
     numbers, as JSON.

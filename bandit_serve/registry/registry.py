@@ -5,6 +5,7 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
 
     e  ExperimentAnnounced   an experiment's log exists from now on
     m  ModelChanged          versions as they are from now on, and which one is in production
+    l  LayerChanged          an experiment's slots of a layer from now on
     f  Repaired              an experiment that was set aside is to be folded anew, or is given up; or one is deleted
 """
 
@@ -21,8 +22,9 @@ from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
-from bandit_serve.log.snapshot import Codec
+from bandit_serve.log.snapshot import Codec, reading
 from bandit_serve.models.onnx.signature import Signature
+from bandit_serve.registry.layers import LayerChanged, Layers, applied, require_sound, without_owner
 from bandit_serve.upstreams.upstream import Upstream
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
@@ -38,7 +40,9 @@ MOVES: Mapping[VersionStatus, tuple[VersionStatus, ...]] = {
 SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retired")
 MAX_HISTORY = 10_000
 REMOTE = "remote"
-ANNOUNCED, MODEL, REPAIRED = b"e", b"m", b"f"
+ANNOUNCED, MODEL, LAYER, REPAIRED = b"e", b"m", b"l", b"f"
+REVISIONS = frozenset({MODEL, LAYER})
+"""Kinds of events that are compared with the registry's revision, and counted in it."""
 
 
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +106,7 @@ class RegisteredModel(Struct, forbid_unknown_fields=True):
     history: list[ModelHistoryEntry] = []
 
 
-RegistryEvent = ExperimentAnnounced | ModelChanged | Repaired
+RegistryEvent = ExperimentAnnounced | ModelChanged | LayerChanged | Repaired
 
 
 class RegistryState(Struct, forbid_unknown_fields=True):
@@ -111,13 +115,18 @@ class RegistryState(Struct, forbid_unknown_fields=True):
     models: dict[str, RegisteredModel]
     done: list[str]
     repairs: Repairs = msgspec.field(default_factory=Repairs)
+    layers: Layers | UnsetType = UNSET
 
 
 _CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
-    """Models of a namespace. `experiments` are the owners of logs that were announced and not deleted."""
+    """Models of a namespace, and layers of experiments.
+
+    `experiments` are the owners of logs that were announced and not deleted. `layers` is another object after each
+    change of it.
+    """
 
     def __init__(self) -> None:
         self.offset: Offset = START
@@ -125,6 +134,7 @@ class Registry:
         self.experiments: dict[str, None] = {}
         self.models: dict[str, RegisteredModel] = {}
         self.repairs = Repairs()
+        self.layers: Layers = {}
         self._done: dict[str, None] = {}
 
     def apply(self, offset: Offset, event: RegistryEvent) -> None:
@@ -134,8 +144,14 @@ class Registry:
                     self.experiments[event.experiment] = None
             case ModelChanged():
                 self._changed(offset, event)
+            case LayerChanged():
+                self.revision += 1
+                self.layers = applied(self.layers, event, offset.time_ms)
             case Repaired():
                 self.repairs.apply(offset, event)
+                if event.way == "stop":
+                    # Nobody is drawn for it any more.
+                    self.layers = without_owner(self.layers, event.experiment)
                 if self.repairs.is_deleted(event.experiment):
                     self.experiments.pop(event.experiment, None)
         self.offset = offset
@@ -328,7 +344,14 @@ class Registry:
 
     def state(self) -> bytes:
         return _CODEC.pack(
-            RegistryState(self.revision, list(self.experiments), self.models, list(self._done), self.repairs)
+            RegistryState(
+                self.revision,
+                list(self.experiments),
+                self.models,
+                list(self._done),
+                self.repairs,
+                self.layers or UNSET,
+            )
         )
 
     @classmethod
@@ -338,6 +361,10 @@ class Registry:
         registry = cls()
         registry.offset, registry.revision, registry.models = offset, fields.revision, fields.models
         registry.repairs = fields.repairs
+        if fields.layers is not UNSET:
+            with reading("the registry"):
+                require_sound(fields.layers)
+            registry.layers = fields.layers
         # Builds that know of no deletion keep them.
         living = (owner for owner in fields.experiments if not registry.repairs.is_deleted(owner))
         registry.experiments = dict.fromkeys(living)
@@ -358,6 +385,7 @@ def _with(version: Version, status: VersionStatus, now_ms: int, reason: str | No
 
 _announced = msgspec.msgpack.Decoder(ExperimentAnnounced).decode
 _model = msgspec.msgpack.Decoder(ModelChanged).decode
+_layer = msgspec.msgpack.Decoder(LayerChanged).decode
 _repaired = msgspec.msgpack.Decoder(Repaired).decode
 
 
@@ -366,6 +394,8 @@ def decode_registry_event(kind: bytes, data: bytes) -> RegistryEvent:
         return _announced(data)
     if kind == MODEL:
         return _model(data)
+    if kind == LAYER:
+        return _layer(data)
     if kind == REPAIRED:
         return _repaired(data)
     raise ValueError(f"the common log holds an event of a kind that this build does not know: {kind!r}")

@@ -58,6 +58,7 @@ from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ArmRequest,
     ExperimentHandlers,
+    LayerRequest,
     ReasonRequest,
     StopRequest,
 )
@@ -415,6 +416,17 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409, 412, 501),
         max_body=POLICY_BYTES,
         operation="changePolicy",
+    ),
+    Route(
+        "PUT",
+        "/v1/experiments/{experiment}/layer",
+        "experiments.change_layer",
+        "Gives an experiment another share of its layer; no unit of another experiment is moved.",
+        LayerRequest,
+        ExperimentView,
+        refuses=(409, 412),
+        max_body=REASON_BYTES,
+        operation="changeLayer",
     ),
     Route(
         "POST",

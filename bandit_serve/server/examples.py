@@ -27,7 +27,7 @@ from bandit_serve.api.inference import (
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
-from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest, VersionMetadata
 from bandit_serve.server.route import BatchAnswer
 
@@ -42,6 +42,7 @@ DECIDED = {
     "model": MODEL,
     "payload": None,
 }
+OUTSIDE = {**DECIDED, "decision_id": None, "arm": "control", "propensity": 1.0, "reason": "audience"}
 SCORED = {
     "user_id": "7",
     "model_id": "ranker",
@@ -73,7 +74,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "unit": {"unit": "u1"},
         "context": {"unit": "u1", "context": CONTEXT, "eligible": ["control", "challenger"]},
     },
-    Decided: {"decided": DECIDED},
+    Decided: {"decided": DECIDED, "outside": OUTSIDE},
     DecideBatch: {
         "requests": {"requests": [{"unit": "u1"}, {"unit": "u2", "context": CONTEXT}]},
         "columns": {"units": ["u1", "u2"], "contexts": [CONTEXT, None]},
@@ -85,6 +86,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "arms": [1, 0],
             "propensities": [0.74, 1.0],
             "arm_names": ["control", "challenger"],
+            "reasons": [None, "layer"],
         }
     },
     PredictRequest: {
@@ -228,6 +230,26 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
                 {"name": "device", "kind": "categorical", "values": ["ios", "web"], "interactions": ["hour"]},
             ],
         },
+        "audience": {
+            "id": "delivery-date",
+            "description": "The day of delivery is shown before payment.",
+            "owner": "checkout@shop.example",
+            "tags": ["checkout", "2026"],
+            "hypothesis": "Who knows the day pays more often.",
+            "arms": [{"name": "control"}, {"name": "shown"}],
+            "unit": "user",
+            "metrics": [{"name": "paid", "kind": "binary"}],
+            "attribution": {"window": "24h", "missing": "zero"},
+            "audience": {
+                "all": [
+                    {"field": "country", "in": ["de", "at"]},
+                    {"field": "orders", "ge": 1},
+                    {"not": {"field": "employee", "eq": True}},
+                ]
+            },
+            "layer": {"name": "checkout", "share": 0.5},
+            "keep_assigned": True,
+        },
     },
     PolicySpec: {
         "thompson": {"kind": "thompson", "min_share": 0.02, "half_life": "7d"},
@@ -238,6 +260,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
         "model": {"name": "fourth", "model": "ranker", "version": "v3", "reason": "retrained"},
     },
     ReasonRequest: {"reason": {"reason": "the button was broken on phones"}},
+    LayerRequest: {"share": {"name": "checkout", "share": 0.4, "reason": "another one has ended"}},
     StopRequest: {"winner": {"winner": "challenger", "reason": "beats control"}},
     VersionMetadata: {
         "remote": {

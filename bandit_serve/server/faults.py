@@ -60,8 +60,22 @@ class Faults:
     def _folded(self, owner: str) -> None:
         if owner != COMMON:
             self._troubles.end("set_aside", owner)
+            self._say_how_many_are_kept(owner)
         elif COMMON not in self._replica.aside:
             self._troubles.end("registry")
+
+    def _say_how_many_are_kept(self, experiment: str) -> None:
+        live = self._replica.experiments[experiment]
+        if live.kept is None or not live.kept.missed:
+            return
+        if live.record.status == "stopped":
+            self._troubles.end("kept_units_full", experiment)
+            return
+        detail = (
+            f"{len(live.kept)} units keep their arms, and there is room for no more: "
+            "those of others follow the shares."
+        )
+        self._troubles.begin("kept_units_full", detail, experiment)
 
     def _set_aside(self, owner: str, error: Exception | None = None) -> None:
         aside = self._replica.aside[owner]

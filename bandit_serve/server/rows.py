@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from bandit_serve.api.decisions import (
     MAX_BATCH,
     MAX_BATCH_ITEMS,
@@ -166,11 +168,16 @@ def decision_parameters(answers: Sequence[Decided | Predicted]) -> dict[str, Any
         "arms": [answer.arm for answer in answers],
         "propensities": [answer.propensity for answer in answers],
     }
-    if all(answer.decision_id is not None for answer in answers):
+    # Of rows that are outside of the experiment there is none; a paused one has none at all.
+    if any(answer.decision_id is not None for answer in answers):
         parameters = {"decision_ids": [answer.decision_id for answer in answers], **parameters}
+    if any(answer.reason is not UNSET for answer in answers):
+        parameters["reasons"] = [None if answer.reason is UNSET else answer.reason for answer in answers]
     if len(answers) == 1:
         parameters |= {
-            name: parameters[f"{name}s"][0] for name in ("decision_id", "arm") if f"{name}s" in parameters
+            name: parameters[f"{name}s"][0]
+            for name in ("decision_id", "arm", "reason")
+            if f"{name}s" in parameters
         }
         parameters["propensity"] = answers[0].propensity
     return parameters

@@ -19,6 +19,14 @@ from bandit_serve.api.decisions import (
 from bandit_serve.api.flags import EvaluationRequest
 from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
+from bandit_serve.experiments.audience import FORMS as FORMS_OF_RULES
+from bandit_serve.experiments.audience import (
+    MAX_DEPTH,
+    MAX_LISTED_VALUES,
+    MAX_RULES,
+    OPERATORS,
+    AudienceRule,
+)
 from bandit_serve.experiments.metric import SERVED, Margin, Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
@@ -28,7 +36,7 @@ from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
-from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
 Schema = dict[str, Any]
@@ -248,6 +256,15 @@ ARM: Schema = {"dependentSchemas": {**where("model", given("version")), **where(
 STOPPING_RULE: Schema = {"minProperties": 1, "maxProperties": 1}
 
 
+AUDIENCE: Schema = {
+    "oneOf": [{"required": [form]} for form in FORMS_OF_RULES.values()],
+    "dependentSchemas": {
+        **{operator: {"required": ["field"]} for operator in OPERATORS.values()},
+        "field": {"anyOf": [{"required": [operator]} for operator in OPERATORS.values()]},
+        "exists": {"required": ["field"], "maxProperties": 2},
+    },
+}
+
 OBJECTIVE: Schema = {"required": ["role"], **having(role={"const": "objective"})}
 ANOTHER: Schema = {"required": ["role"], **having(role={"enum": ["secondary", "guardrail"]})}
 NOT_NAMED: Schema = having(role={"enum": ["secondary", "guardrail", None]})
@@ -323,6 +340,16 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
 
 EXPERIMENT: Schema = {
     "dependentSchemas": {
+        "tags": having(tags={"uniqueItems": True}),
+        "keep_assigned": {
+            "anyOf": [
+                having(keep_assigned={"const": False}),
+                {
+                    "required": ["unit"],
+                    **having(unit={"const": "user"}, policy=having(kind={"not": one_of(CONTEXTUAL)})),
+                },
+            ]
+        },
         "metrics": {
             "allOf": [
                 {
@@ -338,7 +365,7 @@ EXPERIMENT: Schema = {
                     CONTEXTUAL, {"anyOf": [_every_arm(given("features")), _every_arm(absent("features"))]}
                 ),
             ]
-        }
+        },
     },
 }
 
@@ -352,6 +379,7 @@ RULES: Mapping[type, Schema] = {
     Arm: ARM,
     ArmRequest: ARM,
     StoppingRule: STOPPING_RULE,
+    AudienceRule: AUDIENCE,
     Experiment: EXPERIMENT,
 }
 
@@ -390,6 +418,11 @@ BEYOND: Mapping[type, str] = {
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
     Metric: "`low` is below `high`.",
     ContextField: "`interactions` names other fields, each pair once.",
+    AudienceRule: (
+        f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "
+        "values in all lists. Values that a context field is compared with are of its kind."
+    ),
+    LayerRequest: "`name` is that of the experiment's layer.",
     StopRequest: "`winner` is an arm that is there.",
     Stopping: (
         f"Times are from 1971 to {MAX_TIME_YEAR - 1} and in the future, `end_at` after `start_at`; `duration` is above "

@@ -16,6 +16,7 @@ from bandit_serve.base.clock import now_ms, rfc3339
 from bandit_serve.base.troubles import Trouble
 from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flush import Flusher
+from bandit_serve.decisions.membership import held_out_units
 from bandit_serve.decisions.refresh import Refresher
 from bandit_serve.decisions.shadows import Shadows
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
@@ -115,6 +116,7 @@ class Service:
             keyring,
             shadows=self.shadows,
             keep_pairs=self.settings.keeps_pairs,
+            held_out=held_out_units(self.settings.namespace, self.settings.service_holdout),
             clock=store.clock.now_ms,
         )
         self.rewards = Rewards(store, replica, self.node.tail, keyring)

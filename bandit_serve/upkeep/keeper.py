@@ -12,6 +12,7 @@ from typing import Any
 
 from bandit_serve.base.troubles import Troubles
 from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.layers import settle
 from bandit_serve.changes.promotion import promote_winner, promotion
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.experiments.checks import MAX_WINDOW_MS
@@ -147,7 +148,7 @@ class Keeper:
                     await self._store.append(live.owner, events.TICK, b"")
 
     async def keep(self) -> None:
-        """Rotates token keys, and writes a snapshot and trims the log of the registry and of each experiment.
+        """Rotates token keys, settles layers, writes snapshots and trims the logs of the registry and each experiment.
 
         Each is a chore of its own: a failed one does not end the others, unless the store does not answer at all.
         """
@@ -155,6 +156,7 @@ class Keeper:
         if COMMON not in self._replica.aside:
             await self._attempt("the registry", self._keep_registry)
         await self._attempt("deleted experiments", self._free_deleted)
+        await self._attempt("the layers", self._settle_layers)
         for name in await self._in_order():
             await self._attempt(name, partial(self._keep_experiment, name))
 
@@ -201,6 +203,10 @@ class Keeper:
         gone = [owner for owner, at_ms in self._replica.registry.repairs.deleted() if at_ms < before_ms]
         for owner in await self._store.find_present(gone):
             await self._store.free(owner, (POLICY_FOLD, RESULTS_FOLD, EXPOSURES_FOLD))
+
+    async def _settle_layers(self) -> None:
+        if COMMON not in self._replica.aside:
+            await settle(self._changes, self._replica, await self._store.time_ms())
 
     async def _keep_experiment(self, name: str) -> None:
         """Writes an experiment's snapshots and trims its log, even if a snapshot fails, as that frees memory."""

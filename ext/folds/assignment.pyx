@@ -154,3 +154,42 @@ cdef class Rendezvous:
         for i in range(units.shape[0]):
             out[i] = mix(mix(units[i] ^ salt))
         return numbers
+
+
+cdef class UnitSlots:
+    """Units whose slot, one of N by a hash with `salt` of 16 bytes, is among those with `mask` (uint8 (N,)) not 0.
+
+    Two salts make slots that are independent of each other, and of all arms.
+    """
+
+    cdef Rendezvous hashing
+    cdef const uint8_t[::1] mask
+    cdef readonly Py_ssize_t n_slots
+    cdef readonly double share          # of all slots
+
+    def __init__(self, bytes salt not None, const uint8_t[::1] mask not None):
+        if mask.shape[0] == 0:
+            raise ValueError("expected a slot")
+        self.hashing = Rendezvous(salt, ())
+        self.mask = mask
+        self.n_slots = mask.shape[0]
+        self.share = np.count_nonzero(mask) / <double> self.n_slots
+
+    def slot(self, str unit not None):
+        """Slot of a unit; `ValueError` when it is no name from outside."""
+        return <Py_ssize_t> (self.hashing.hash_text(unit) % <uint64_t> self.n_slots)
+
+    def has(self, str unit not None):
+        """Whether the unit's slot is among them; `ValueError` when it is no name from outside."""
+        return self.mask[<Py_ssize_t> (self.hashing.hash_text(unit) % <uint64_t> self.n_slots)] != 0
+
+    def has_many(self, list units not None):
+        """bool[n]: `has` of n units; `TypeError` for one that is no str."""
+        cdef Py_ssize_t i, n = len(units)
+        among = np.empty(n, dtype=np.bool_)
+        cdef uint8_t[::1] out = among.view(np.uint8)
+        for i in range(n):
+            out[i] = self.mask[<Py_ssize_t> (
+                self.hashing.hash_text(<str?>units[i]) % <uint64_t> self.n_slots
+            )] != 0
+        return among

@@ -60,6 +60,12 @@ CONTEXT_FREE: Document = {
         "rule": {"precision": 0.01},
         "promote_winner": True,
     },
+    "description": "a test",
+    "owner": "us",
+    "tags": ["a", "b"],
+    "hypothesis": "b is better",
+    "audience": {"all": [{"field": "hour", "ge": 9}, {"not": {"field": "country", "in": ["de", "at"]}}]},
+    "layer": {"name": "page", "share": 0.5},
 }
 CONTEXTUAL = CONTEXT_FREE | {
     "arms": [arm | {"features": [1.0, 2.0]} for arm in CONTEXT_FREE["arms"]],
@@ -117,6 +123,12 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "stopping.start_at": put("stopping", "start_at", value="2099-03-02"),
     "stopping.end_at": put("stopping", "end_at", value="1969-03-02T00:00:00Z"),
     "stopping.rule": put("stopping", "rule", "futility", value=0.1),
+    "description": put("description", value="x" * 5_000),
+    "owner": put("owner", value=3),
+    "tags[1]": put("tags", 1, value="a"),
+    "hypothesis": put("hypothesis", value=None),
+    "audience.all[1].not.in[1]": put("audience", "all", 1, "not", "in", 1, value=None),
+    "layer.share": put("layer", "share", value=0),
     "policy.min_share": put("policy", "min_share", value=0.5),
     "policy.holdout": put("policy", "holdout", value=1.5),
 }
@@ -218,6 +230,17 @@ def test_anything_in_any_place_is_an_answer(at: str, value: Any, places: list[st
     assert bool(refused_at) == is_refused(document)
     assert {mistake.at for mistake in mistakes(document, Experiment, field_error)} <= set(refused_at)
     assert len(refused_at) <= 40
+
+
+def test_keeping_is_for_units_and_for_policies_without_context() -> None:
+    keeping = put("keep_assigned", value=True)
+    assert places_of(changed(CONTEXT_FREE, [keeping])) == ["keep_assigned"]
+    assert places_of(changed(CONTEXT_FREE, [keeping, put("unit", value="user")])) == []
+    assert places_of(changed(CONTEXTUAL, [keeping, put("unit", value="user")])) == ["keep_assigned"]
+    for at, value in (("unit", "users"), ("policy", {"kind": "thomson"})):
+        wrong = places_of(changed(CONTEXT_FREE, [put("unit", value="user"), keeping, put(at, value=value)]))
+        assert "keep_assigned" not in wrong, "perhaps it is right once the other is"
+    assert places_of(changed(CONTEXTUAL, [put("keep_assigned", value=False)])) == []
 
 
 def test_what_is_not_there_is_told_once() -> None:

@@ -27,6 +27,7 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies import POLICIES
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES
+from bandit_serve.server.handlers.experiments import LayerRequest
 from bandit_serve.server.rules import BEYOND as IN_WORDS
 from bandit_serve.server.schemas import component_name
 from bandit_serve.server.wire import JSON, Body
@@ -71,6 +72,7 @@ BEYOND = {
     ],
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
     "ArmRequest": [r"There is no model", r"the name '.*' is taken"],
+    "LayerRequest": [r"name: expected 'checkout'"],
     "StopRequest": [r"winner: (did you mean \w+\? )?expected one of control"],
     "Experiment": [
         *OF_POLICIES,
@@ -80,6 +82,8 @@ BEYOND = {
         r"control: (did you mean \w+\? )?expected one of",
         r"the name '.*' is taken",
         r"id: expected '.*', as in the path",
+        r"expected rules within each other",
+        r"expected at most \d+ (rules|values) in all",
         r"There is no model",
     ],
 }
@@ -225,6 +229,7 @@ INPUT = {"name": "hour", "shape": [1], "datatype": "INT8", "data": [9]}
 def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
     """For every route that takes JSON, bodies that it takes, and in its path what there is."""
     name, new, other, old = running(service, context=CONTEXT), *(draft(service) for _ in range(3))
+    layered = draft(service, layer={"name": "checkout", "share": 0.5})
     token = decide(service, name)["decision_id"]
     context, arm = {"hour": 9, "more": "x"}, {"name": "another", "payload": {"a": [1]}, "features": [1.0]}
     whole = {"unit": "u", "context": context, "eligible": ["control"]}
@@ -257,6 +262,7 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
         ("PUT", f"/v1/experiments/{other}"): [EXAMPLES[Experiment]["bandit"] | {"id": other}],
         ("DELETE", f"/v1/experiments/{old}"): reason,
         ("PUT", f"/v1/experiments/{new}/policy"): [{"kind": "thompson", "min_share": 0.1}],
+        ("PUT", f"/v1/experiments/{layered}/layer"): [EXAMPLES[LayerRequest]["share"]],
         ("POST", f"/v1/experiments/{new}/arms"): [{**arm, "ramp": {"from": 0.1, "over": "1h"}}],
         ("DELETE", of_arm): reason,
         ("POST", f"{of_arm}/pause"): reason,

@@ -215,6 +215,9 @@ class History:
             "context": context,
             "stopping": {"alpha": choices.one_of([0.05, TINY, 1e-9, BELOW_ONE])},
         }
+        contextual = POLICIES[described["policy"]["kind"]].contextual
+        if described["unit"] == "user" and not contextual and chance(choices, 50):
+            described["keep_assigned"] = True
         if context and chance(choices, 30):
             m = choices.one_of([1, 2])
             for arm in described["arms"]:

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
+from bandit_serve.experiments.layer import LayerShare
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
@@ -28,6 +29,14 @@ class ReasonRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 class StopRequest(Struct, frozen=True, forbid_unknown_fields=True):
     winner: Name | None = None
+    reason: Reason | None = None
+
+
+class LayerRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another share of the layer that the experiment is in; `name` is that layer's, if it is given."""
+
+    share: LayerShare
+    name: Name | None = None
     reason: Reason | None = None
 
 
@@ -51,6 +60,7 @@ class ExperimentHandlers:
         self._policy = Body(PolicySpec, timeout_s=timeout_s)
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
         self._arm = Body(ArmRequest, timeout_s=timeout_s)
+        self._layer = Body(LayerRequest, timeout_s=timeout_s)
         self._stop = Body(StopRequest, timeout_s=timeout_s, optional=True)
 
     async def create(self, request: web.Request) -> web.Response:
@@ -127,6 +137,18 @@ class ExperimentHandlers:
         policy = await self._policy.read(request, mistakes_of_policy)
         live = await self._changes.change_policy(
             _name(request), policy, actor(request), if_match=revision(request)
+        )
+        return _answer(request, live)
+
+    async def change_layer(self, request: web.Request) -> web.Response:
+        asked = await self._layer.read(request)
+        live = await self._changes.change_layer(
+            _name(request),
+            asked.share,
+            actor(request),
+            layer=asked.name,
+            reason=asked.reason,
+            if_match=revision(request),
         )
         return _answer(request, live)
 

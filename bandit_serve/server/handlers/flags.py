@@ -51,7 +51,7 @@ class FlagHandlers:
             await read_news(self._service.node.tail, name)
             needs_unit = self.flags.needs_unit(name)
         if needs_unit and unit is None:
-            raise NoTargetingKey(f"This experiment assigns users: context.{KEY} is needed.")
+            raise NoTargetingKey(f"This experiment asks for a unit: context.{KEY} is needed.")
         flag = self.flags.evaluate(name, unit, context)
         self._service.counters.add("decisions")
         return answer(request, flag)

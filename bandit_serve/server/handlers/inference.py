@@ -190,7 +190,7 @@ class InferenceHandlers:
             check_names(asked, [output.name for output in outputs])
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
             return await respond(response, wanted_outputs(asked, outputs))
-        rows = InferenceRows(asked, tensors, subject.context_fields)
+        rows = InferenceRows(asked, tensors, subject.attributes)
         names = self._common_outputs(subject, rows)
         check_names(asked, names)
         if names == [] and rows.n > 1:

@@ -179,6 +179,13 @@ def add_arm(experiment: str, arm: Mapping[str, Any], if_match: str | None) -> Ca
     return _change("POST", f"{_experiment(experiment)}/arms", arm, if_match)
 
 
+def change_layer(
+    experiment: str, share: float, name: str | None, reason: str | None, if_match: str | None
+) -> Call[Experiment]:
+    body = given(share=share, name=name, reason=reason)
+    return _change("PUT", f"{_experiment(experiment)}/layer", body, if_match)
+
+
 def remove_arm(experiment: str, arm: str, reason: str | None, if_match: str | None) -> Call[Experiment]:
     path = f"{_experiment(experiment)}/arms/{_quoted(arm)}"
     return _change("DELETE", path, given(reason=reason), if_match)

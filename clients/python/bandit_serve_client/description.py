@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "alpha": 0.05,
     "promote_winner": False,
     "expected_samples": 5_000,
+    "keep_assigned": False,
 }
 """Values of fields that a description leaves out."""
 DERIVED = frozenset({"control", "role", "missing"})
@@ -49,12 +50,17 @@ class Description:
         policy = self._document.get("policy", DEFAULTS["policy"])
         if policy != standing.policy:
             changes.append(calls.change_policy(self.id, policy, None))
+        layer, present = self._document.get("layer"), standing.layer
+        if layer is not None and present is not None and layer.get("share") != present.share:
+            changes.append(calls.change_layer(self.id, layer["share"], layer.get("name"), None, None))
         changes += [calls.remove_arm(self.id, name, None, None) for name in stand if name not in asked]
         return changes
 
     def _refuse_fixed(self, standing: Experiment) -> None:
         asked, stands = dict(self._document), _as_document(standing)
         arms = {arm["name"]: arm for arm in stands.pop("arms")}
+        if standing.layer is not None and isinstance(asked.get("layer"), Mapping):
+            asked["layer"] = {**asked["layer"], "share": standing.layer.share}
         known = [arm for arm in asked.pop("arms", ()) if arm["name"] in arms]
         pairs = [(name, asked.get(name), stands.get(name)) for name in {*asked, *stands} - {"policy"}]
         pairs += [(f"arm {arm['name']}", arm, arms[arm["name"]]) for arm in known]
@@ -82,6 +88,7 @@ def _is_default(stands: Any) -> bool:
 
 def _as_document(standing: Experiment) -> dict[str, Any]:
     names = ("id", "arms", "metrics", "control", "unit", "policy", "attribution", "context", "stopping")
+    names += ("description", "owner", "tags", "hypothesis", "audience", "layer", "keep_assigned")
     return {name: _plain(getattr(standing, name)) for name in names}
 
 

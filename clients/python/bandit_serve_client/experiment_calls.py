@@ -107,6 +107,18 @@ class ExperimentCalls:
         """Changes the policy; what was learned stays."""
         return await self._send(calls.change_policy(experiment, policy, if_match))
 
+    async def change_layer(
+        self,
+        experiment: str,
+        share: float,
+        *,
+        name: str | None = None,
+        reason: str | None = None,
+        if_match: str | None = None,
+    ) -> Experiment:
+        """Gives the experiment another share of its layer; `name`, if it is given, has to be that layer's."""
+        return await self._send(calls.change_layer(experiment, share, name, reason, if_match))
+
     async def add_arm(
         self, experiment: str, arm: Mapping[str, Any], *, if_match: str | None = None
     ) -> Experiment:

@@ -85,6 +85,14 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """Layer of an experiment, and the share of units that may be in it."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """Experiment and where it stands. `etag` is for `if_match` of the next change; it is None in a list."""
 
@@ -106,6 +114,13 @@ class Experiment:
     attribution: Attribution = Attribution()
     context: tuple[ContextField, ...] = ()
     stopping: Stopping = Stopping()
+    description: str | None = None
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    hypothesis: str | None = None
+    audience: Mapping[str, Any] | None = None
+    layer: Layer | None = None
+    keep_assigned: bool = False
     set_aside: SetAside | None = None
     etag: str | None = None
 

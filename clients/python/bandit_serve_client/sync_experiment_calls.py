@@ -104,6 +104,18 @@ class SyncExperimentCalls:
         """Changes the policy; what was learned stays."""
         return self._send(calls.change_policy(experiment, policy, if_match))
 
+    def change_layer(
+        self,
+        experiment: str,
+        share: float,
+        *,
+        name: str | None = None,
+        reason: str | None = None,
+        if_match: str | None = None,
+    ) -> Experiment:
+        """Gives the experiment another share of its layer; `name`, if it is given, has to be that layer's."""
+        return self._send(calls.change_layer(experiment, share, name, reason, if_match))
+
     def add_arm(self, experiment: str, arm: Mapping[str, Any], *, if_match: str | None = None) -> Experiment:
         """Adds an arm: an object as in a description, with a `ramp` if it has one."""
         return self._send(calls.add_arm(experiment, arm, if_match))
