@@ -80,6 +80,8 @@ class Decider:
         self.live = live
         self.revision = live.record.revision
         self.status = live.record.status
+        self.interleaves = experiment.interleaves
+        self._draws = self.status == "running" and not self.interleaves
         self.sticky = experiment.unit == "user"
         self.features = live.features
         self.contextual = live.policy.contextual
@@ -241,15 +243,19 @@ class Decider:
         """Draws an arm; `record` logs it.
 
         x: the decision's features, float32 (d,). Raises `InvalidInput` for a wrong `unit` or `eligible`, and `Conflict`
-        for a draft or if no eligible arm is active.
+        for a draft, if no eligible arm is active, or where lists of two arms are interleaved.
         """
-        if self.status != "running":
+        if not self._draws:
             if unit is not None:
                 check_outside(unit, "unit")
             if eligible is not None:
                 self._named(eligible)
             if self.status == "draft":
                 raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
+            if self.status == "running":
+                raise Conflict(
+                    f"The experiment {self.id!r} interleaves two lists: ask it to predict, with k."
+                )
             return Choice(self._fallback, 1.0, 0, None)
         draw = self.draw
         if eligible is not None or draw is None:
@@ -384,7 +390,7 @@ class Decider:
     ) -> tuple[list[str] | list[None], list[int], list[float]]:
         """Decides for n units at once, without context; returns tokens, arms and propensities."""
         n = len(names)
-        if self.status != "running":
+        if not self._draws:
             check_all_outside(names, "units")
             choice = self.choose(None, None)
             return [None] * n, [choice.arm] * n, [1.0] * n

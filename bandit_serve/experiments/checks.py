@@ -34,7 +34,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
-    errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
+    errors += [*_attribution_errors(experiment), *_policy_errors(experiment), *_mode_errors(experiment)]
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -47,6 +47,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         control=experiment.control or experiment.arms[0].name,
         attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
         stopping=experiment.stopping.written(),
+        mode="interleave" if experiment.interleaves else UNSET,
     )
 
 
@@ -185,6 +186,36 @@ def _policy_errors(experiment: Experiment) -> list[FieldError]:
             unknown = sorted(set(names) - arm_names)
             if unknown:
                 errors.append(FieldError(at, f"{OTHER_ARMS}, not {unknown[0]!r}"))
+    return errors
+
+
+def _mode_errors(experiment: Experiment) -> list[FieldError]:
+    """Errors of an experiment that interleaves: two models' lists, each as likely to begin, one click one item's."""
+    if not experiment.interleaves or _roles_fault(experiment.metrics):
+        return []
+    shares, errors = experiment.policy.shares or {}, []
+    objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
+    expected = {
+        "arms": (len(experiment.arms) == 2, "expected two arms, whose lists are interleaved"),
+        "unit": (experiment.unit == "request", 'expected "request": each list is drafted anew'),
+        "context": (not experiment.context, "expected none where lists are interleaved"),
+        "policy.kind": (
+            experiment.policy.kind == "fixed_split",
+            'expected "fixed_split": both arms draft evenly',
+        ),
+        "policy.shares": (len(set(shares.values())) < 2 and len(shares) in (0, 2), "expected even shares"),
+        "policy.holdout": (not experiment.policy.holdout, "expected none where lists are interleaved"),
+        "metrics": (
+            not any(metric.served for metric in experiment.metrics)
+            and objective.kind in ("binary", "count")
+            and objective.goal == "maximize",
+            "expected a binary or count objective to be maximized, and no metric that the service measures",
+        ),
+    }
+    errors += [FieldError(at, detail) for at, (holds, detail) in expected.items() if not holds]
+    for i, arm in enumerate(experiment.arms):
+        if arm.model is None:
+            errors.append(FieldError(f"arms[{i}].model", "expected a model: its list is interleaved"))
     return errors
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
@@ -65,6 +65,12 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
+    """Experiment as it is configured.
+
+    With the `mode` `interleave` each request gets one list that is drafted from the lists of both arms, in place of
+    one arm's. The default, `allocate`, is not written.
+    """
+
     id: Name
     arms: Annotated[tuple[Arm, ...], Meta(min_length=1, max_length=MAX_ARMS)]
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
@@ -74,6 +80,14 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     attribution: Attribution = Attribution()
     context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
+    mode: (
+        Annotated[Literal["allocate", "interleave"], Meta(extra_json_schema={"default": "allocate"})]
+        | UnsetType
+    ) = UNSET
+
+    @property
+    def interleaves(self) -> bool:
+        return self.mode == "interleave"
 
     @property
     def arm_names(self) -> tuple[str, ...]:

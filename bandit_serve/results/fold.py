@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -29,6 +29,7 @@ from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
+from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -90,6 +91,7 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
+        self.contests = _contests(experiment)
 
     @property
     def pending(self) -> int:
@@ -152,6 +154,8 @@ class ResultsFold:
         self._count(self._early.given_up(self.now_ms))
         self._early.forget(closed_ms - LINGER_MS)
         self._decisions.close(closed_ms)
+        if self.contests is not None:
+            self.contests.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
         self.evidence.look(self.sums, self.record.experiment)
 
@@ -186,6 +190,10 @@ class ResultsFold:
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
         rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
+        if self.contests is not None:
+            experiment = self.record.experiment
+            objective = experiment.metrics.index(experiment.objective)
+            self.contests.take(rewards, objective, self.now_ms - self._window_ms)
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])
@@ -261,6 +269,7 @@ class ResultsFold:
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
+            **({} if self.contests is None else {"contests": self.contests.state()}),
         }
 
     @classmethod
@@ -317,6 +326,8 @@ class ResultsFold:
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
+        if fold.contests is not None:
+            fold.contests.restore(state["contests"])
         return fold
 
 
@@ -354,6 +365,14 @@ def _n_features(experiment: Experiment, sums: Accumulators) -> int:
     """Number of features of the model of outcomes, where shares follow them; 0 for none. Units have no one context."""
     modelled = sums.contextual and experiment.unit == "request" and experiment.context
     return n_features_of(experiment.context) if modelled else 0
+
+
+def _contests(experiment: Experiment) -> Contests | None:
+    if not experiment.interleaves:
+        return None
+    stopping = experiment.stopping
+    expected = EXPECTED_CONTESTS if stopping.expected_samples is UNSET else stopping.expected_samples
+    return Contests(stopping.alpha, float(expected))
 
 
 def _contextual(policy: PolicySpec) -> bool:

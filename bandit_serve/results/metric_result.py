@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -61,6 +62,23 @@ class MetricResult(Struct, frozen=True):
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None
+
+
+def uncompared(result: MetricResult) -> MetricResult:
+    """Result without what supposes independent observations."""
+    nothing = dict.fromkeys(
+        (
+            "interval",
+            "difference",
+            "difference_interval",
+            "lift",
+            "lift_interval",
+            "p_value",
+            "probability_best",
+            "expected_loss",
+        )
+    )
+    return msgspec.structs.replace(result, **nothing)
 
 
 class MetricTable:

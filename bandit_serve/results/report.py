@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
 from bandit_serve.results.fold import ResultsFold
-from bandit_serve.results.metric_result import MetricResult, MetricTable
-from bandit_serve.results.reason import reason_of
+from bandit_serve.results.interleaving import Contests, InterleavingResult
+from bandit_serve.results.metric_result import MetricResult, MetricTable, uncompared
+from bandit_serve.results.reason import reason_of, reason_of_contests
 from bandit_serve.results.sequence import p_value
 
 
@@ -42,6 +44,7 @@ class Report(Struct, frozen=True):
     crossovers: int
     winner: str | None
     reason: str
+    interleaving: InterleavingResult | UnsetType = UNSET
 
 
 def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
@@ -56,27 +59,51 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     srm = _sample_ratio(fold, objective)
     still_open = fold.still_open()
     winner = record.winner if record.status == "stopped" else objective.winner()
-    return Report(
+    reason = reason_of(record, objective, fold.pending, fold.one_in, srm.verdict, winner)
+    arms = tuple(
+        ArmResult(
+            name=name,
+            share=float(shares.get(name, 0.0)),
+            exposures=int(fold.exposures[arm]),
+            metrics={
+                table.metric.name: table.row(arm, None if table.metric.served else still_open)
+                for table in tables
+            },
+        )
+        for arm, name in enumerate(experiment.arm_names)
+    )
+    whole = Report(
         experiment=experiment.id,
         status=record.status,
         as_of=rfc3339(as_of_ms),
-        arms=tuple(
-            ArmResult(
-                name=name,
-                share=float(shares.get(name, 0.0)),
-                exposures=int(fold.exposures[arm]),
-                metrics={
-                    table.metric.name: table.row(arm, None if table.metric.served else still_open)
-                    for table in tables
-                },
-            )
-            for arm, name in enumerate(experiment.arm_names)
-        ),
+        arms=arms,
         srm=srm,
         pending=fold.pending,
         crossovers=fold.crossovers,
         winner=winner,
-        reason=reason_of(record, objective, fold.pending, fold.one_in, srm.verdict, winner),
+        reason=reason,
+    )
+    return whole if fold.contests is None else _interleaved(whole, record, fold.contests)
+
+
+def _interleaved(whole: Report, record: Record, contests: Contests) -> Report:
+    """Report that compares requests, as items of one list are no independent trials."""
+    experiment = record.experiment
+    interleaving = contests.report(experiment.arm_names, experiment.control_arm)
+    preferred = contests.winner()
+    named = None if preferred is None else experiment.arm_names[preferred]
+    winner = record.winner if record.status == "stopped" else named
+    return msgspec.structs.replace(
+        whole,
+        arms=tuple(
+            msgspec.structs.replace(
+                arm, metrics={name: uncompared(result) for name, result in arm.metrics.items()}
+            )
+            for arm in whole.arms
+        ),
+        winner=winner,
+        reason=reason_of_contests(record, interleaving, winner),
+        interleaving=interleaving,
     )
 
 
