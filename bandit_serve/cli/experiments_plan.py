@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from bandit_serve.changes.experiments import require_version, require_versions, servable
 from bandit_serve.cli.experiments_file import refuse, within
@@ -184,7 +184,7 @@ def _arm_errors(existing: LiveExperiment, wanted: Experiment, registry: Registry
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value)
+    return None if value is UNSET else msgspec.to_builtins(value)
 
 
 def _differences(before: Any, after: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
