@@ -87,6 +87,15 @@ class ScoredItem(Struct, frozen=True):
     score: float
 
 
+class PredictedItem(ScoredItem, frozen=True):
+    """`arm` and `decision_id` are there in a list of two arms: which of them placed the item, and what its rewards go
+    with; null where only one arm was there to draft.
+    """
+
+    arm: str | UnsetType = UNSET
+    decision_id: str | UnsetType | None = UNSET
+
+
 class Decided(Struct, frozen=True):
     """`propensity` is the probability with which `arm` was to be drawn; `decision_id` goes with the rewards.
 
@@ -111,7 +120,7 @@ class Predicted(Struct, frozen=True):
     payload: Any
     prediction: float | UnsetType = UNSET
     predictions: list[float] | UnsetType = UNSET
-    items: list[ScoredItem] | UnsetType = UNSET
+    items: list[PredictedItem] | UnsetType = UNSET
     outputs: Outputs | UnsetType = UNSET
     reason: OutsideReason | UnsetType = UNSET
 

@@ -23,6 +23,7 @@ class ControlDecider:
 
     contextless = False
     measured = False
+    interleaves = False
     context_fields: frozenset[str] = frozenset()
     attributes: frozenset[str] = frozenset()
     membership = None

@@ -94,6 +94,8 @@ class Decider:
         self.live = live
         self.revision = live.record.revision
         self.status = live.record.status
+        self.interleaves = experiment.interleaves
+        self._draws = self.status == "running" and not self.interleaves
         self.sticky = experiment.unit == "user"
         self.features = live.features
         self.contextual = live.policy.contextual
@@ -137,7 +139,10 @@ class Decider:
         self._beside = fields - self.context_fields
         self.needs_unit = self.sticky or (membership is not None and membership.needs_unit)
         self._is_settled_first = (
-            self.status != "running" or membership is not None or self.live.kept is not None
+            self.status != "running"
+            or self.interleaves
+            or membership is not None
+            or self.live.kept is not None
         )
 
     def is_stale(self, now_ms: int) -> bool:
@@ -314,6 +319,8 @@ class Decider:
                 if eligible is not None:
                     self._named(eligible)
                 return Choice(self.fallback, 1.0, 0, None, reason=reason)
+        if self.interleaves:
+            raise Conflict(f"The experiment {self.id!r} interleaves two lists: ask it to predict, with k.")
         kept = self.live.kept
         return None if kept is None else self._kept(kept, self._hash(unit), eligible)
 
@@ -461,7 +468,7 @@ class Decider:
         Returns tokens, arms and propensities.
         """
         n = len(names)
-        if self.status != "running":
+        if not self._draws:
             check_all_outside(names, "units")
             choice = self.choose(None, None)
             return [None] * n, [choice.arm] * n, [1.0] * n

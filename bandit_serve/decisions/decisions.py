@@ -32,6 +32,14 @@ from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.control_decider import ControlDecider
 from bandit_serve.decisions.decider import Choice, Decider, no_context
 from bandit_serve.decisions.exposures import ExposureBuffer
+from bandit_serve.decisions.interleaving import (
+    credited,
+    fair_coin,
+    require_list,
+    score_both,
+    team_draft,
+    uncredited,
+)
 from bandit_serve.decisions.membership import Membership, spans_of
 from bandit_serve.decisions.outcomes import Outcome
 from bandit_serve.decisions.retrial import RanOutOfTime, Retrial, is_blameless
@@ -256,13 +264,69 @@ class Decisions:
         decider = self.decider(experiment)
         for check in decider.checks or self._find_checks(decider):
             check(request)
+        if decider.interleaves and decider.status == "running":
+            k = require_list(request)
+            unit = request.user_id if request.unit is None else request.unit
+            membership = decider.membership
+            assert isinstance(decider, Decider)
+            if membership is None or membership.keeps_out(unit, request.context) is None:
+                return self._interleave(decider, request, k)
         return self._predict(decider, request)
+
+    async def _interleave(self, decider: Decider, request: PredictRequest, k: int) -> Predicted:
+        """Drafts one list from those of both arms. Where only one arm has a list, the caller gets that."""
+        draw = decider.draw
+        assert draw is not None
+        there = [arm for arm, share in enumerate(draw.propensities) if share > 0.0]
+
+        def score(arm: int) -> Scores | Awaitable[Scores]:
+            reference = decider.models[arm]
+            assert reference is not None
+            loaded = self._models.get(reference.id, reference.version)
+            return self._load_and_score(reference, request) if loaded is None else loaded.score(request)
+
+        answers = await score_both(lambda arm: score(arm) if arm in there else {})
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
+        for arm, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                if _is_of_the_request(answer):
+                    raise answer
+                self._note_failure(decider, Choice(arm, draw.propensities[arm], 0, draw), answer)
+        lists = [[] if isinstance(answer, Exception) else answer.get("items", []) for answer in answers]
+        able = [arm for arm in there if not isinstance(answers[arm], Exception)]
+        if not able:
+            raise failures[0]
+        drafted = []
+        if len(able) == 2 and decider.status == "running":
+            drafted = team_draft((lists[0], lists[1]), k, fair_coin)
+            items = credited(decider, draw, drafted, self.keyring, self._now_ms())
+        else:
+            items = uncredited(decider, lists[able[0]], able[0])
+        first = drafted[0].team if drafted else able[0]
+        return Predicted(
+            None,
+            decider.id,
+            decider.arm_names[first],
+            draw.propensities[first],
+            decider.models[first],
+            decider.payloads[first],
+            items=items,
+        )
 
     def check(self, experiment: str, request: PredictRequest) -> None:
         """Raises the error of a request that `predict` refuses before it draws an arm."""
         decider = self.decider(experiment)
         for check in decider.checks or self._find_checks(decider):
             check(request)
+        if decider.interleaves and decider.status == "running":
+            require_list(request)
+
+    def require_one_arm(self, experiment: str) -> None:
+        """Raises `Conflict` where a prediction is not that of one arm."""
+        if self.decider(experiment).interleaves:
+            raise Conflict(
+                f"The experiment {experiment!r} interleaves two lists; predict gives each item its own id."
+            )
 
     def max_output_bytes(self, experiment: str) -> int:
         """Bytes of `outputs` in the answer to one prediction, at most, whatever arm is drawn."""
@@ -371,14 +435,18 @@ class Decisions:
         others = retrial.go_on_without(decider.arm_names[choice.arm], error)
         if isinstance(error, RanOutOfTime):
             raise error
-        if isinstance(error, ContentRefused):
-            self.content_refusals += 1
-            self._say(decider, choice, error)
-        elif not isinstance(error, Overloaded):
-            others &= self._eject(decider, choice, error)
+        others &= self._note_failure(decider, choice, error)
         if not others or choice.draw is None or retrial.left_s <= 0.0:
             raise error if retrial.failure is None else retrial.failure
         return retrial
+
+    def _note_failure(self, decider: Decider | ControlDecider, choice: Choice, error: Exception) -> bool:
+        """Ejects the arm unless the failure says nothing of it; returns whether another can be drawn in its place."""
+        if isinstance(error, ContentRefused):
+            self.content_refusals += 1
+            self._say(decider, choice, error)
+            return True
+        return isinstance(error, Overloaded) or self._eject(decider, choice, error)
 
     def rows_at_once(self, experiment: str) -> int:
         """Requests of one batch that are under way together, so that they do not wait for each other at one arm."""

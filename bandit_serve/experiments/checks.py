@@ -43,6 +43,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
     errors += [*_stopping_errors(experiment), *_horizon_errors(experiment), *_policy_errors(experiment)]
     errors += [*_tag_errors(experiment), *_audience_errors(experiment), *_keeping_errors(experiment)]
+    errors += _mode_errors(experiment)
     errors += context_errors(experiment.context)
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -55,6 +56,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
         stopping=experiment.stopping.written(),
         keep_assigned=True if experiment.keeps_assigned else UNSET,
+        mode="interleave" if experiment.interleaves else UNSET,
     )
 
 
@@ -298,6 +300,41 @@ def _keeping_errors(experiment: Experiment) -> list[FieldError]:
         detail = f"expected a policy without context: with {policy.kind} a unit's arm follows its context"
         return [FieldError("keep_assigned", detail)]
     return []
+
+
+def _mode_errors(experiment: Experiment) -> list[FieldError]:
+    """Errors of an experiment that interleaves: two models' lists, each as likely to begin, one click one item's."""
+    if not experiment.interleaves or _roles_fault(experiment.metrics):
+        return []
+    shares, errors = experiment.policy.shares or {}, []
+    objective = next(metric for metric in _with_roles(experiment.metrics) if metric.role == "objective")
+    expected = {
+        "arms": (len(experiment.arms) == 2, "expected two arms, whose lists are interleaved"),
+        "unit": (experiment.unit == "request", 'expected "request": each list is drafted anew'),
+        "context": (not experiment.context, "expected none where lists are interleaved"),
+        "policy.kind": (
+            experiment.policy.kind == "fixed_split",
+            'expected "fixed_split": both arms draft evenly',
+        ),
+        "policy.shares": (len(set(shares.values())) < 2 and len(shares) in (0, 2), "expected even shares"),
+        "policy.holdout": (not experiment.policy.holdout, "expected none where lists are interleaved"),
+        "metrics": (
+            not any(metric.served or metric.role == "guardrail" for metric in experiment.metrics)
+            and objective.kind in ("binary", "count")
+            and objective.goal == "maximize",
+            "expected a binary or count objective to be maximized, no guardrail, and nothing that the service measures",
+        ),
+        "stopping.mode": (not experiment.stopping.horizon, "expected none where lists are interleaved"),
+        "stopping.rule": (
+            not isinstance(experiment.stopping.rule, StoppingRule),
+            'expected "winner": where lists are interleaved, arms have no means to compare',
+        ),
+    }
+    errors += [FieldError(at, detail) for at, (holds, detail) in expected.items() if not holds]
+    for i, arm in enumerate(experiment.arms):
+        if arm.model is None:
+            errors.append(FieldError(f"arms[{i}].model", "expected a model: its list is interleaved"))
+    return errors
 
 
 def _long_values(fields: Sequence[ContextField]) -> list[FieldError]:

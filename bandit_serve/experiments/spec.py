@@ -77,6 +77,9 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     """Experiment. `audience` and `layer` say which requests are in it; with `keep_assigned` a unit keeps its arm.
 
+    With the `mode` `interleave` each request gets one list that is drafted from the lists of both arms, in place of
+    one arm's.
+
     What is UNSET is not written: so builds without the field can read logs of experiments that do not use it.
     """
 
@@ -96,11 +99,19 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     audience: AudienceRule | UnsetType = UNSET
     layer: Layer | UnsetType = UNSET
     keep_assigned: Annotated[bool, Meta(extra_json_schema={"default": False})] | UnsetType = UNSET
+    mode: (
+        Annotated[Literal["allocate", "interleave"], Meta(extra_json_schema={"default": "allocate"})]
+        | UnsetType
+    ) = UNSET
 
     @property
     def keeps_assigned(self) -> bool:
         """Whether units that were met keep their arms when shares change."""
         return self.keep_assigned is True
+
+    @property
+    def interleaves(self) -> bool:
+        return self.mode == "interleave"
 
     @property
     def arm_names(self) -> tuple[str, ...]:

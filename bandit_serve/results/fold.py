@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -33,6 +33,7 @@ from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.horizon import Looks
+from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
 from bandit_serve.results.sequence import Floats
 from bandit_serve.results.traffic import Traffic
 
@@ -101,6 +102,7 @@ class ResultsFold:
         self._early = EarlyRewards()
         self.looks = Looks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
         self._traffic = Traffic.none()
+        self.contests = _contests(experiment)
 
     @property
     def a_day(self) -> float | None:
@@ -173,6 +175,8 @@ class ResultsFold:
         self._count(self._early.given_up(self.now_ms))
         self._early.forget(closed_ms - LINGER_MS)
         self._decisions.close(closed_ms)
+        if self.contests is not None:
+            self.contests.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
         self._look(isinstance(event, Changed))
 
@@ -195,6 +199,8 @@ class ResultsFold:
         )
         if self.harm is not None:
             strongest = max(strongest, float(self.harm.fixed.max()), float(self.harm.moving.max()))
+        if self.contests is not None:
+            strongest = self.contests.log_e
         return self.record.status == "stopped" or strongest >= -math.log(experiment.stopping.alpha)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
@@ -230,6 +236,10 @@ class ResultsFold:
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
         rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
+        if self.contests is not None:
+            experiment = self.record.experiment
+            objective = experiment.metrics.index(experiment.objective)
+            self.contests.take(rewards, objective, self.now_ms - self._window_ms)
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])
@@ -313,6 +323,7 @@ class ResultsFold:
             "early": self._early.state(),
             **({"looks": vars(self.looks)} if self.looks is not None and len(self.looks.n) else {}),
             **({"traffic": vars(self._traffic)} if len(self._traffic.since_ms) else {}),
+            **({} if self.contests is None else {"contests": self.contests.state()}),
         }
 
     @classmethod
@@ -379,6 +390,8 @@ class ResultsFold:
             fold.looks = Looks.from_state(state["looks"], len(experiment.metrics), len(experiment.arms))
         if "traffic" in state:
             fold._traffic = Traffic.from_state(state["traffic"])
+        if fold.contests is not None:
+            fold.contests.restore(state["contests"])
         return fold
 
 
@@ -425,6 +438,14 @@ def _n_features(experiment: Experiment, sums: Accumulators) -> int:
     """Number of features of the model of outcomes, where shares follow them; 0 for none. Units have no one context."""
     modelled = sums.contextual and experiment.unit == "request" and experiment.context
     return n_features_of(experiment.context) if modelled else 0
+
+
+def _contests(experiment: Experiment) -> Contests | None:
+    if not experiment.interleaves:
+        return None
+    stopping = experiment.stopping
+    expected = EXPECTED_CONTESTS if stopping.expected_samples is UNSET else stopping.expected_samples
+    return Contests(stopping.alpha, float(expected))
 
 
 def _contextual(policy: PolicySpec) -> bool:

@@ -6,6 +6,7 @@ import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from bandit_serve.metrics import KINDS
 from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
+from bandit_serve.results.interleaving import Contests
 from bandit_serve.results.non_inferiority import Guard, GuardrailResult
 from bandit_serve.results.sequence import Floats, holm, p_value
 from bandit_serve.results.winner import winner_of
@@ -70,6 +72,23 @@ class MetricResult(Struct, frozen=True):
     guardrail: GuardrailResult | UnsetType | None = UNSET
 
 
+def uncompared(result: MetricResult) -> MetricResult:
+    """Result without what supposes independent observations."""
+    nothing = dict.fromkeys(
+        (
+            "interval",
+            "difference",
+            "difference_interval",
+            "lift",
+            "lift_interval",
+            "p_value",
+            "probability_best",
+            "expected_loss",
+        )
+    )
+    return msgspec.structs.replace(result, **nothing)
+
+
 class MetricTable:
     """Results on one metric, arrays (K,). `there`: the arms that were not removed, which alone can be best.
 
@@ -89,7 +108,7 @@ class MetricTable:
         kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
         guarded = self.sums.unfloored == 0 and self.unguarded == 0
         self.lost = self.sums.lost(kind, self.sums.moved)
-        self.valid = guarded and not self.lost.any()
+        self.valid = guarded and not self.lost.any() and fold.contests is None
         self.moving = self.sums.moved and guarded
         self.estimates: Estimates = (
             moving_shares(self.sums, kind, control, fold.evidence.peers, tuned_for)
@@ -190,6 +209,8 @@ class MetricTable:
         `among`, bool (K,), are the arms that are compared, control one of them; all that are `there` unless given.
         """
         among = self.there if among is None else among
+        if self._fold.contests is not None:
+            return self._preferred(self._fold.contests, unharmful)
         if not self.valid or not self.sampled(among):
             return None
         estimates = self.estimates
@@ -197,6 +218,11 @@ class MetricTable:
         gain = gain if self.metric.goal == "maximize" else -gain
         may_win = np.ones(len(gain), bool) if unharmful is None else unharmful
         return winner_of(gain, self.standing(), self.control, among, may_win)
+
+    def _preferred(self, contests: Contests, unharmful: NDArray[np.bool_] | None) -> int | None:
+        """Index of the arm whose items are preferred, where lists are interleaved."""
+        arm = contests.winner()
+        return arm if arm is None or unharmful is None or unharmful[arm] else None
 
     def sampled(self, among: NDArray[np.bool_]) -> bool:
         """Whether each of these arms, bool (K,), has `min_samples` observations."""
@@ -220,6 +246,10 @@ class MetricTable:
 
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         """Result of one arm; `still_open` as in the fold."""
+        result = self._row(arm, still_open)
+        return result if self._fold.contests is None else uncompared(result)
+
+    def _row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         sums, estimates = self.sums, self.estimates
         n, lost = int(sums.n[arm]), bool(self.lost[arm])
         compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])

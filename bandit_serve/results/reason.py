@@ -10,6 +10,7 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.results.decision import Judgement
 from bandit_serve.results.estimates import MIN_OBSERVATIONS
 from bandit_serve.results.horizon import Looks
+from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
 
@@ -56,6 +57,25 @@ def _guarded(
         for arm in np.flatnonzero(judgement.harmed & each.guard.harm).tolist()
     ]
     return f"; {_listed(worse)}" if worse else ""
+
+
+def reason_of_contests(record: Record, interleaving: InterleavingResult, winner: str | None) -> str:
+    """Reason in words of an experiment that interleaves."""
+    experiment = record.experiment
+    alpha, metric = experiment.stopping.alpha, experiment.objective.name
+    wins = " and ".join(f"{n} those of {arm}" for arm, n in interleaving.wins.items())
+    if record.status == "stopped":
+        finding = "Stopped without a winner." if winner is None else f"Stopped with {winner} as the winner."
+    elif winner is not None:
+        finding = f"The items of {winner} are preferred on {metric}, at level {alpha:g}."
+    elif interleaving.win_rate is None:
+        finding = f"No request has preferred an arm's items on {metric} yet."
+    else:
+        finding = f"On {metric} neither arm's items are shown to be preferred, at level {alpha:g}."
+    return (
+        f"{finding} Of the requests whose window has closed, {wins} had more {metric}, {interleaving.ties} were ties; "
+        f"{interleaving.pending} are pending; items of one list are not independent, so only requests are compared."
+    )
 
 
 def _finding(record: Record, objective: MetricTable, winner: str | None) -> str:

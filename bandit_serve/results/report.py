@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
 from bandit_serve.results.decision import Decision, decision_of, judged
 from bandit_serve.results.fold import ResultsFold
+from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.metric_result import MetricResult, MetricTable
-from bandit_serve.results.reason import reason_of
+from bandit_serve.results.reason import reason_of, reason_of_contests
 from bandit_serve.results.sequence import holm, p_value
 
 
@@ -47,6 +48,7 @@ class Report(Struct, frozen=True):
     winner: str | None
     reason: str
     decision: Decision
+    interleaving: InterleavingResult | UnsetType = UNSET
 
 
 def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
@@ -64,6 +66,15 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     judgement = judged(record, objective, guards)
     winner = None if judgement.winner is None else experiment.arm_names[judgement.winner]
     _correct([table for table in tables if not table.metric.is_guardrail])
+    contests = fold.contests
+    interleaving = (
+        UNSET if contests is None else contests.report(experiment.arm_names, experiment.control_arm)
+    )
+    reason = (
+        reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict)
+        if interleaving is UNSET
+        else reason_of_contests(record, interleaving, winner)
+    )
     return Report(
         experiment=experiment.id,
         status=record.status,
@@ -84,8 +95,9 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         pending=fold.pending,
         crossovers=fold.crossovers,
         winner=winner,
-        reason=reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict),
+        reason=reason,
         decision=decision_of(judgement, fold.noted, fold.now_ms, experiment.arm_names),
+        interleaving=interleaving,
     )
 
 

@@ -95,8 +95,8 @@ WHOLE: dict[str, Any] = {
     },
     "layer": {"name": "page", "share": 0.25},
 }
-# Refused with a contextual policy; see tests/folds/test_kept_arms.py.
-OF_OTHERS = {"keep_assigned"}
+# Refused with a contextual policy; see tests/folds/test_kept_arms.py and tests/http/test_interleaved.py.
+OF_OTHERS = {"keep_assigned", "mode"}
 
 
 def named(parts: Any) -> set[str]:

@@ -232,6 +232,7 @@ class InferenceHandlers:
     async def _predict(self, experiment: str, rows: InferenceRows) -> list[Predicted]:
         """Decides and predicts for all rows, after all of them have been checked: no row is drawn for in vain."""
         ways, turn = self._service.decisions, Turn()
+        ways.require_one_arm(experiment)
         for row in rows:
             ways.check(experiment, row)
             if turn.over:

@@ -40,10 +40,15 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ScoredItem:
-    """Item of a top-k, and its score."""
+    """Item of a top-k, and its score.
+
+    Where lists of two arms are interleaved, also which arm placed it and the decision that its rewards go with.
+    """
 
     item_id: str
     score: float
+    arm: str | None = None
+    decision_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

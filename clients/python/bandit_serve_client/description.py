@@ -22,8 +22,14 @@ DEFAULTS: dict[str, Any] = {
     "promote_winner": False,
     "expected_samples": 5_000,
     "keep_assigned": False,
+    "mode": "allocate",
 }
 """Values of fields that a description leaves out."""
+DESCRIBED = (
+    *("id", "arms", "metrics", "control", "unit", "policy", "attribution", "context", "stopping"),
+    *("description", "owner", "tags", "hypothesis", "audience", "layer", "keep_assigned", "mode"),
+)
+"""Fields of an experiment that a description has."""
 DERIVED = frozenset({"control", "role", "missing"})
 """Fields that the service fills in from the others."""
 
@@ -87,9 +93,7 @@ def _is_default(stands: Any) -> bool:
 
 
 def _as_document(standing: Experiment) -> dict[str, Any]:
-    names = ("id", "arms", "metrics", "control", "unit", "policy", "attribution", "context", "stopping")
-    names += ("description", "owner", "tags", "hypothesis", "audience", "layer", "keep_assigned")
-    return {name: _plain(getattr(standing, name)) for name in names}
+    return {name: _plain(getattr(standing, name)) for name in DESCRIBED}
 
 
 def _plain(value: Any) -> Any:

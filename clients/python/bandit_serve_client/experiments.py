@@ -121,6 +121,7 @@ class Experiment:
     audience: Mapping[str, Any] | None = None
     layer: Layer | None = None
     keep_assigned: bool = False
+    mode: Literal["allocate", "interleave"] = "allocate"
     set_aside: SetAside | None = None
     etag: str | None = None
 
