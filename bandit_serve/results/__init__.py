@@ -2,6 +2,20 @@
 
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
+from bandit_serve.results.over_time import ResultsHistory, Timeline, TimelineChange, results_history, timeline
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
-__all__ = ["ArmResult", "MetricResult", "Preview", "Report", "ResultsFold", "SampleRatio", "report"]
+__all__ = [
+    "ArmResult",
+    "MetricResult",
+    "Preview",
+    "Report",
+    "ResultsFold",
+    "ResultsHistory",
+    "SampleRatio",
+    "Timeline",
+    "TimelineChange",
+    "report",
+    "results_history",
+    "timeline",
+]

@@ -29,6 +29,8 @@ from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
+from bandit_serve.results.history import History
+from bandit_serve.results.point import point_of
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -66,7 +68,7 @@ class ResultsFold:
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
     made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
     0 without context. `offset` is that of the last entry, `now_ms` the latest
-    time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    time of one; `omitted` counts the omissions that it has met (`repairs.py`). `history` keeps what was known before.
     """
 
     def __init__(self, record: Record) -> None:
@@ -90,6 +92,7 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
+        self.history = History(n_metrics, n_arms)
 
     @property
     def pending(self) -> int:
@@ -133,11 +136,12 @@ class ResultsFold:
         The event comes first, then decisions that have closed by now are analysed. `UnreadableEntry`, and nothing has
         changed, when an entry's columns do not fit together or the experiment.
         """
-        time_ms = offset.time_ms
+        time_ms, history = offset.time_ms, self.history
+        if isinstance(event, LeftOut):
+            self.omitted, self.offset = event.met, offset
+            return
+        before = point_of(self) if history.is_due(self.now_ms, time_ms) else None
         match event:
-            case LeftOut():
-                self.omitted, self.offset = event.met, offset
-                return
             case Exposed():
                 self._expose(time_ms, event)
             case Rewarded():
@@ -146,6 +150,8 @@ class ResultsFold:
                 self._reward(time_ms, event, True)
             case Changed():
                 self._change(event)
+        if before is not None:
+            history.keep(before)
         self.offset = offset
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
@@ -164,6 +170,7 @@ class ResultsFold:
             if low == high:
                 continue
             self.exposures += np.bincount(rows.arms[low:high], minlength=len(experiment.arms))
+            self.history.draw(rows, low, high)
             last_ms = max(time_ms, event.time_ms + int(rows.ages_ms[low:high].max()))
             self._shares.extend(event.incarnation, event.first, low, high, last_ms, rows.vectors, rows.runs)
             self._decisions.expose(
@@ -238,6 +245,7 @@ class ResultsFold:
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
             self._decisions.forget_features()
         self._shares.grow(n_arms)
+        self.history.grow(self.sums.n_metrics, n_arms)
 
     def state(self) -> bytes:
         """Snapshot: equal bytes for equal folds, wherever the log was cut."""
@@ -245,6 +253,7 @@ class ResultsFold:
 
     def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
+        history = {"history": self.history.state()} if self.history.so_far.decisions else {}
         return {
             "fold": {
                 "now_ms": np.array([self.now_ms]),
@@ -261,6 +270,7 @@ class ResultsFold:
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
+            **history,
         }
 
     @classmethod
@@ -276,7 +286,7 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
-        known = fold._columns()
+        known = {**fold._columns(), "history": fold.history.state()}
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
@@ -317,6 +327,10 @@ class ResultsFold:
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
+        if "history" in state:
+            fold.history = History.from_state(
+                state["history"], len(experiment.metrics), len(experiment.arms), fold.now_ms
+            )
         return fold
 
 

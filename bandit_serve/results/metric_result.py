@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct
@@ -15,9 +15,11 @@ from bandit_serve.metrics import KINDS
 from bandit_serve.results import betting, decision_aids
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
-from bandit_serve.results.fold import ResultsFold, StillOpen
 from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
 from bandit_serve.results.winner import winner_of
+
+if TYPE_CHECKING:
+    from bandit_serve.results.fold import ResultsFold, StillOpen
 
 Interval = tuple[float, float]
 

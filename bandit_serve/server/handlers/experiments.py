@@ -8,18 +8,27 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
+from bandit_serve.api.views import (
+    experiment_view,
+    history_view,
+    known_experiments,
+    timeline_change,
+    view_of,
+)
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
-from bandit_serve.results import report
-from bandit_serve.server.page import page
+from bandit_serve.results import ResultsHistory, Timeline, report, results_history, timeline
+from bandit_serve.results.history import MAX_POINTS
+from bandit_serve.results.over_time import TIMELINE_POINTS
+from bandit_serve.server.page import count_of, page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
+from bandit_serve.server.wire import Body, Pairs, actor, answer, answer_in_turns, revision
 
 Reason = Annotated[str, Meta(max_length=1_000)]
+Points = Annotated[int, Meta(ge=1, le=MAX_POINTS)]
 
 
 class ReasonRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +94,21 @@ class ExperimentHandlers:
             live, lambda fold: report(fold, record, shares, as_of_ms)
         )
         return answer(request, results)
+
+    async def results_history(self, request: web.Request) -> web.Response:
+        points = count_of(request, "points", MAX_POINTS) or MAX_POINTS
+        live = await self._changes.known(_name(request))
+        history = await self._service.node.results.up_to_now(live, lambda fold: results_history(fold, points))
+        return await _by_arm(history)
+
+    async def timeline(self, request: web.Request) -> web.Response:
+        points = count_of(request, "points", MAX_POINTS) or TIMELINE_POINTS
+        live = await self._changes.known(_name(request))
+        changes = list(live.history)
+        line = await self._service.node.results.up_to_now(
+            live, lambda fold: timeline(fold, map(timeline_change, changes), points)
+        )
+        return await _by_arm(line)
 
     async def start(self, request: web.Request) -> web.Response:
         asked = await self._reason.read(request)
@@ -158,6 +182,13 @@ class ExperimentHandlers:
         arm, if_match = request.match_info["arm"], revision(request)
         live = await change(_name(request), arm, actor(request), reason=asked.reason, if_match=if_match)
         return _answer(request, live)
+
+
+async def _by_arm(over_time: ResultsHistory | Timeline) -> web.Response:
+    """Answer with what is known over time, encoded arm by arm."""
+    fields = {name: getattr(over_time, name) for name in over_time.__struct_fields__}
+    fields["arms"] = Pairs(iter(over_time.arms.items()))
+    return await answer_in_turns(fields, "ask for fewer with ?points=")
 
 
 def _name(request: web.Request) -> str:
