@@ -15,7 +15,6 @@ from bandit_serve.folds.replica import Aside, Replica
 from bandit_serve.models.onnx.signature import Signature
 from bandit_serve.registry.catalogue import parameters_of
 from bandit_serve.registry.registry import ModelHistoryEntry, RegisteredModel, Version, VersionStatus
-from bandit_serve.results import TimelineChange
 from bandit_serve.upstreams.upstream import Upstream
 
 
@@ -223,10 +222,6 @@ def history_view(entry: HistoryEntry) -> HistoryView:
         entry.reason,
         entry.arm,
     )
-
-
-def timeline_change(entry: HistoryEntry) -> TimelineChange:
-    return TimelineChange(rfc3339(entry.at_ms), entry.what, entry.who, entry.arm or UNSET)
 
 
 def alarm_view(alarm: Alarm, arm_names: Sequence[str]) -> AlarmView:

@@ -2,11 +2,19 @@
 
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
-from bandit_serve.results.over_time import ResultsHistory, Timeline, TimelineChange, results_history, timeline
+from bandit_serve.results.over_time import (
+    MetricHistory,
+    ResultsHistory,
+    Timeline,
+    TimelineChange,
+    results_history,
+    timeline,
+)
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
 __all__ = [
     "ArmResult",
+    "MetricHistory",
     "MetricResult",
     "Preview",
     "Report",

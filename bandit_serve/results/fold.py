@@ -29,7 +29,7 @@ from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
-from bandit_serve.results.history import History
+from bandit_serve.results.history import PastResults
 from bandit_serve.results.point import point_of
 from bandit_serve.results.sequence import Floats
 
@@ -92,7 +92,7 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
-        self.history = History(n_metrics, n_arms)
+        self.history = PastResults(n_metrics, n_arms)
 
     @property
     def pending(self) -> int:
@@ -328,7 +328,7 @@ class ResultsFold:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
         if "history" in state:
-            fold.history = History.from_state(
+            fold.history = PastResults.from_state(
                 state["history"], len(experiment.metrics), len(experiment.arms), fold.now_ms
             )
         return fold

@@ -63,7 +63,7 @@ class Point(NamedTuple):
     regret: float
 
     def cells(self) -> dict[str, Any]:
-        """Its row of each column of a `History`."""
+        """Its row of each column of a `PastResults`."""
         return {
             "at_ms": self.at_ms,
             "decisions": self.drawn.decisions,
@@ -75,7 +75,7 @@ class Point(NamedTuple):
         }
 
 
-class History:
+class PastResults:
     """Points in their order, `count` of them, in columns.
 
     at_ms, decisions: int64 (P,). exposures: int64 (P, K). drawn: float64 (P, K). n: int64 (P, M, K). regret: float64
@@ -176,7 +176,7 @@ class History:
         }
 
     @classmethod
-    def from_state(cls, state: State, n_metrics: int, n_arms: int, now_ms: int) -> History:
+    def from_state(cls, state: State, n_metrics: int, n_arms: int, now_ms: int) -> PastResults:
         """History of a state at `now_ms`; `ValueError` for one that there can not be."""
         history = cls(n_metrics, n_arms)
         kinds = history._kinds()

@@ -360,6 +360,14 @@ def test_results_are_those_of_the_service(tmp_path: Path) -> None:
         here = bandit_serve("experiments", "results", "colour", "--json", "--data", data).document
         there = service.call("GET", "/v1/experiments/colour/results").body
         table = bandit_serve("experiments", "results", "colour", "--data", data)
+        past = bandit_serve("experiments", "results", "colour", "--over-time", "--data", data)
+        points = bandit_serve("experiments", "results", "colour", "--over-time", "--json", "--data", data)
+        history = service.call("GET", "/v1/experiments/colour/results/history").body
+    assert points.document == history
+    assert sum(arm["metrics"]["click"]["n"][-1] for arm in history["arms"].values()) == 60
+    assert past.status == 0
+    for words in ("red", "blue to red on click", "█", "To control", "Bars of shares"):
+        assert words in past.out
     assert sum(arm["metrics"]["click"]["n"] for arm in here["arms"]) == 60
     for answer in (here, there):
         del answer["as_of"]

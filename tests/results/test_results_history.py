@@ -19,7 +19,7 @@ from bandit_serve.log.events import Change, Changed, Exposed, Rewarded, Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import ResultsFold, TimelineChange, report, results_history, timeline
 from bandit_serve.results import history as kept
-from bandit_serve.results.history import MAX_POINTS, MIN_CELL_MS, History
+from bandit_serve.results.history import MAX_POINTS, MIN_CELL_MS, PastResults
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -243,10 +243,10 @@ def test_a_history_that_there_can_not_be_is_refused(name, value):
 
 
 def test_a_history_without_a_column_is_refused():
-    state = History(1, 2).state()
+    state = PastResults(1, 2).state()
     del state["mean"]
     with pytest.raises(ValueError, match="other columns"):
-        History.from_state(state, 1, 2, START_MS)
+        PastResults.from_state(state, 1, 2, START_MS)
 
 
 # The answers
