@@ -1,5 +1,6 @@
 """Results of experiments: the fold and its report, with statistics that are valid at any time. No I/O."""
 
+from bandit_serve.results.explanation import Explanation, explanation
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
 from bandit_serve.results.over_time import (
@@ -14,6 +15,7 @@ from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
 __all__ = [
     "ArmResult",
+    "Explanation",
     "MetricHistory",
     "MetricResult",
     "Preview",
@@ -23,6 +25,7 @@ __all__ = [
     "SampleRatio",
     "Timeline",
     "TimelineChange",
+    "explanation",
     "report",
     "results_history",
     "timeline",

@@ -71,12 +71,13 @@ class ArmTimeline(Struct, frozen=True):
 
 
 class TimelineChange(Struct, frozen=True):
-    """Change of the experiment: when, what, whose, and of which arm if it was of one."""
+    """Change of the experiment: when, what, whose, of which arm if it was of one, and why if that was said."""
 
     at: str
     what: str
     who: str
     arm: str | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
 
 
 class Timeline(Struct, frozen=True):

@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct
+from msgspec import Meta, Struct
 
 from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
-from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
-from bandit_serve.folds.experiment import HistoryEntry, LiveExperiment
-from bandit_serve.results import ResultsHistory, Timeline, TimelineChange, report, results_history, timeline
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.replication.results_log import changes_of
+from bandit_serve.results import ResultsHistory, Timeline, report, results_history, timeline
 from bandit_serve.results.history import MAX_POINTS
 from bandit_serve.results.over_time import TIMELINE_POINTS
 from bandit_serve.server.page import count_of, page
@@ -99,10 +99,8 @@ class ExperimentHandlers:
     async def timeline(self, request: web.Request) -> web.Response:
         points = count_of(request, "points", MAX_POINTS) or TIMELINE_POINTS
         live = await self._changes.known(_name(request))
-        changes = list(live.history)
-        line = await self._service.node.results.up_to_now(
-            live, lambda fold: timeline(fold, map(_change, changes), points)
-        )
+        changes = changes_of(live)
+        line = await self._service.node.results.up_to_now(live, lambda fold: timeline(fold, changes, points))
         return await _by_arm(line)
 
     async def start(self, request: web.Request) -> web.Response:
@@ -184,10 +182,6 @@ async def _by_arm(over_time: ResultsHistory | Timeline) -> web.Response:
     fields = {name: getattr(over_time, name) for name in over_time.__struct_fields__}
     fields["arms"] = Pairs(iter(over_time.arms.items()))
     return await answer_in_turns(fields, "ask for fewer with ?points=")
-
-
-def _change(entry: HistoryEntry) -> TimelineChange:
-    return TimelineChange(rfc3339(entry.at_ms), entry.what, entry.who, entry.arm or UNSET)
 
 
 def _name(request: web.Request) -> str:
