@@ -17,6 +17,8 @@ from bandit_serve.settings import Settings
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the history.")]
 
+Experiment = Annotated[str, typer.Argument(help="The experiment's name.", show_default=False)]
+
 Work = Callable[..., Awaitable[None]]
 
 WHERE = ("store", "data", "artifacts", "namespace", "store_timeout", "max_artifact", "upstreams")

@@ -12,22 +12,20 @@ from bandit_serve.api.views import ExperimentList, experiment_view, history_view
 from bandit_serve.base.clock import rfc3339, unix_ms
 from bandit_serve.cli import arms
 from bandit_serve.cli.access import actor, store_name
-from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
+from bandit_serve.cli.command import AsJson, Experiment, Reason, of_existing_store, with_state
 from bandit_serve.cli.experiments_file import named, read_experiments
 from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, plan
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
-from bandit_serve.cli.results_table import print_results
+from bandit_serve.cli.results import explain, results
 from bandit_serve.errors import BanditServeError
 from bandit_serve.experiments.layer import N_SLOTS
 from bandit_serve.experiments.spec import Status
 from bandit_serve.experiments.stopping import Stopping, StoppingRule
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
-from bandit_serve.results import report
 
 app = typer.Typer(help="Experiments.", no_args_is_help=True)
 
-Experiment = Annotated[str, typer.Argument(help="The experiment's name.", show_default=False)]
 Files = Annotated[
     list[Path],
     typer.Argument(
@@ -256,19 +254,8 @@ for name, command in arms.COMMANDS.items():
     app.command(name)(command)
 
 
-@app.command()
-@with_state
-@of_existing_store
-async def results(node: Node, experiment: Experiment, as_json: AsJson = False) -> None:
-    """Shows what is known so far; it may be looked at at any time."""
-    live = await node.experiment_changes.known(experiment)
-    record, as_of_ms = live.record, await node.store.time_ms()
-    shares = dict(zip(live.experiment.arm_names, live.current_shares(as_of_ms).tolist(), strict=True))
-    current = await node.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
-    if as_json:
-        print_json(current)
-    else:
-        print_results(current, live.experiment)
+app.command("results")(results)
+app.command("explain")(explain)
 
 
 def _print_status(live: LiveExperiment, as_json: bool) -> None:

@@ -20,7 +20,7 @@ def print_results(report: Report, experiment: Experiment) -> None:
     say(f"{report.experiment} is {report.status}, as of {report.as_of}.")
     for metric in sorted(experiment.metrics, key=lambda metric: metric.role != "objective"):
         _print_metric(report, experiment, metric)
-    p = "" if report.srm.p_value is None else f" (p = {_p(report.srm.p_value)})"
+    p = "" if report.srm.p_value is None else f" (p = {p_text(report.srm.p_value)})"
     say(f"Sample ratio: {report.srm.verdict}{p}: {SRM[report.srm.verdict]}.")
     if experiment.missing == "zero":
         say(f"Pending: {report.pending} whose window has not closed.")
@@ -60,7 +60,7 @@ def _row(arm: ArmResult, result: MetricResult, experiment: Experiment) -> tuple[
         str(result.n),
         _with_interval(result.mean, result.interval),
         "control" if is_control else _with_interval(result.difference, result.difference_interval, sign="+"),
-        NONE if result.p_value is None else _p(result.p_value),
+        NONE if result.p_value is None else p_text(result.p_value),
         NONE if result.probability_best is None else f"{result.probability_best:.3f}",
     )
 
@@ -72,5 +72,5 @@ def _with_interval(value: float | None, interval: tuple[float, float] | None, si
     return text if interval is None else f"{text}\n[{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from msgspec import UNSET
+
+from bandit_serve.base.clock import rfc3339
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.fold import RESULTS_FOLD
 from bandit_serve.replication.second_folds import SecondFolds
-from bandit_serve.results import ResultsFold
+from bandit_serve.results import ResultsFold, TimelineChange
 from bandit_serve.store.store import Store
 
 T = TypeVar("T")
@@ -32,3 +35,11 @@ class ResultsLog(SecondFolds[ResultsFold]):
         if due_ms is not None and max(due_ms, end.time_ms + 1) <= await self._store.time_ms():
             end = await self._store.append(live.owner, events.TICK, b"")
         return await self.read(live, end, read)
+
+
+def changes_of(live: LiveExperiment) -> list[TimelineChange]:
+    """All changes of an experiment, for what is shown of it over time."""
+    return [
+        TimelineChange(rfc3339(each.at_ms), each.what, each.who, each.arm or UNSET, each.reason or UNSET)
+        for each in live.history
+    ]

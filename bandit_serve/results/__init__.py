@@ -1,17 +1,34 @@
 """Results of experiments: the fold and its report, with statistics that are valid at any time. No I/O."""
 
 from bandit_serve.results.decision import Decision
+from bandit_serve.results.explanation import Explanation, explanation
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
+from bandit_serve.results.over_time import (
+    MetricHistory,
+    ResultsHistory,
+    Timeline,
+    TimelineChange,
+    results_history,
+    timeline,
+)
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
 __all__ = [
     "ArmResult",
     "Decision",
+    "Explanation",
+    "MetricHistory",
     "MetricResult",
     "Preview",
     "Report",
     "ResultsFold",
+    "ResultsHistory",
     "SampleRatio",
+    "Timeline",
+    "TimelineChange",
+    "explanation",
     "report",
+    "results_history",
+    "timeline",
 ]

@@ -32,8 +32,10 @@ from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.harm_evidence import HarmEvidence
+from bandit_serve.results.history import PastResults
 from bandit_serve.results.horizon import Looks
 from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
+from bandit_serve.results.point import point_of
 from bandit_serve.results.sequence import Floats
 from bandit_serve.results.traffic import Traffic
 
@@ -73,7 +75,8 @@ class ResultsFold:
     made from, `harm` is the evidence on guardrails (None without any), `noted` the decision at the last look (None
     without one), `pending` and `crossovers` as in the contract.
     `n_features` is d of the vectors x that go with decisions, 0 without context. `offset` is that of the last entry,
-    `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`). `history` keeps what
+    was known before.
     """
 
     def __init__(self, record: Record) -> None:
@@ -103,6 +106,7 @@ class ResultsFold:
         self.looks = Looks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
         self._traffic = Traffic.none()
         self.contests = _contests(experiment)
+        self.history = PastResults(n_metrics, n_arms)
 
     @property
     def a_day(self) -> float | None:
@@ -156,11 +160,12 @@ class ResultsFold:
         The event comes first, then decisions that have closed by now are analysed. `UnreadableEntry`, and nothing has
         changed, when an entry's columns do not fit together or the experiment.
         """
-        time_ms = offset.time_ms
+        time_ms, history = offset.time_ms, self.history
+        if isinstance(event, LeftOut):
+            self.omitted, self.offset = event.met, offset
+            return
+        before = point_of(self) if history.is_due(self.now_ms, time_ms) else None
         match event:
-            case LeftOut():
-                self.omitted, self.offset = event.met, offset
-                return
             case Exposed():
                 self._expose(time_ms, event)
             case Rewarded():
@@ -169,6 +174,8 @@ class ResultsFold:
                 self._reward(time_ms, event, True)
             case Changed():
                 self._change(event)
+        if before is not None:
+            history.keep(before)
         self.offset = offset
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
@@ -214,6 +221,7 @@ class ResultsFold:
             if low == high:
                 continue
             self.exposures += np.bincount(rows.arms[low:high], minlength=len(experiment.arms))
+            self.history.draw(rows, low, high)
             last_ms = max(time_ms, event.time_ms + int(rows.ages_ms[low:high].max()))
             self._shares.extend(event.incarnation, event.first, low, high, last_ms, rows.vectors, rows.runs)
             self._decisions.expose(
@@ -296,6 +304,7 @@ class ResultsFold:
         self._shares.grow(n_arms)
         if self.looks is not None:
             self.looks.grow(n_arms)
+        self.history.grow(self.sums.n_metrics, n_arms)
 
     def state(self) -> bytes:
         """Snapshot: equal bytes for equal folds, wherever the log was cut."""
@@ -303,6 +312,7 @@ class ResultsFold:
 
     def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
+        history = {"history": self.history.state()} if self.history.so_far.decisions else {}
         return {
             "fold": {
                 "now_ms": np.array([self.now_ms]),
@@ -324,6 +334,7 @@ class ResultsFold:
             **({"looks": vars(self.looks)} if self.looks is not None and len(self.looks.n) else {}),
             **({"traffic": vars(self._traffic)} if len(self._traffic.since_ms) else {}),
             **({} if self.contests is None else {"contests": self.contests.state()}),
+            **history,
         }
 
     @classmethod
@@ -339,7 +350,7 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
-        known = fold._columns() | SOMETIMES
+        known = fold._columns() | SOMETIMES | {"history": fold.history.state()}
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
@@ -392,6 +403,10 @@ class ResultsFold:
             fold._traffic = Traffic.from_state(state["traffic"])
         if fold.contests is not None:
             fold.contests.restore(state["contests"])
+        if "history" in state:
+            fold.history = PastResults.from_state(
+                state["history"], len(experiment.metrics), len(experiment.arms), fold.now_ms
+            )
         return fold
 
 

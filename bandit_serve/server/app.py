@@ -49,7 +49,9 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.registry.agreement import AgreementReport
 from bandit_serve.registry.registry import VersionStatus
-from bandit_serve.results import Report
+from bandit_serve.results import Report, ResultsHistory, Timeline
+from bandit_serve.results.history import MAX_POINTS
+from bandit_serve.results.over_time import TIMELINE_POINTS
 from bandit_serve.server.admission import Admission
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.cors import CrossOrigin
@@ -59,6 +61,7 @@ from bandit_serve.server.handlers.experiments import (
     ArmRequest,
     ExperimentHandlers,
     LayerRequest,
+    Points,
     ReasonRequest,
     StopRequest,
 )
@@ -518,6 +521,26 @@ ROUTES: tuple[Route, ...] = (
         "What is known so far.",
         answers=Report,
         operation="getResults",
+    ),
+    Route(
+        "GET",
+        "/v1/experiments/{experiment}/results/history",
+        "experiments.results_history",
+        "What was known at past times.",
+        answers=ResultsHistory,
+        query=(Query("points", f"The most times (default: {MAX_POINTS}).", Points),),
+        refuses=(413,),
+        operation="getResultsHistory",
+    ),
+    Route(
+        "GET",
+        "/v1/experiments/{experiment}/timeline",
+        "experiments.timeline",
+        "Shares and the objective over time, and who changed what.",
+        answers=Timeline,
+        query=(Query("points", f"The most times (default: {TIMELINE_POINTS}).", Points),),
+        refuses=(413,),
+        operation="getTimeline",
     ),
     Route(
         "GET",

@@ -35,10 +35,15 @@ def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], dic
 
 def limit_of(request: web.Request) -> int | None:
     """Reads the query's `limit`, 1 to `MAX_PAGE`; None without one. Raises `InvalidInput`."""
-    limit = request.query.get("limit")
-    if limit is None:
+    return count_of(request, "limit", MAX_PAGE)
+
+
+def count_of(request: web.Request, name: str, most: int) -> int | None:
+    """Reads a number of the query, 1 to `most`, which is below 10,000; None without it. Raises `InvalidInput`."""
+    count = request.query.get(name)
+    if count is None:
         return None
-    if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= MAX_PAGE):
-        detail = f"expected a whole number from 1 to {MAX_PAGE}"
-        raise InvalidInput(f"limit: {detail}.", [FieldError("limit", detail)])
-    return int(limit)
+    if not (count.isascii() and count.isdecimal() and len(count) < 5 and 1 <= int(count) <= most):
+        detail = f"expected a whole number from 1 to {most}"
+        raise InvalidInput(f"{name}: {detail}.", [FieldError(name, detail)])
+    return int(count)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import msgspec.yaml
 import pytest
 from builders import experiment, record
 from commands import bandit_serve, save_model
-from services import ThrowawayService
+from services import ThrowawayService, clean_environment
 
 from bandit_serve.api.views import ExperimentList, experiment_view
 from bandit_serve.cli.experiments_file import read_experiments
@@ -346,6 +349,30 @@ def test_an_experiment_whose_model_can_not_be_loaded_does_not_start(data: Path, 
     assert shown["status"] == "draft"
 
 
+def shown_by_watching(data: Path, service: ThrowawayService) -> list[int]:
+    """Numbers of rewards in the two documents that `--watch` prints: of what was there, and of one more."""
+    command = [sys.executable, "-m", "bandit_serve", "experiments", "results", "colour", "--watch", "--json"]
+    shown: list[int] = []
+    with subprocess.Popen(
+        [*command, "--data", str(data)], stdout=subprocess.PIPE, text=True, env=clean_environment()
+    ) as watching:
+        assert watching.stdout is not None
+        text = ""
+        for line in watching.stdout:
+            text += line
+            if line.rstrip() == "}":
+                arms, text = json.loads(text)["arms"], ""
+                shown.append(sum(arm["metrics"]["click"]["n"] for arm in arms))
+                if len(shown) == 2:
+                    watching.send_signal(signal.SIGINT)
+                    break
+                decided = service.call("POST", "/v1/experiments/colour/decide", {}).body
+                reward = {"decision_id": decided["decision_id"], "value": 1.0}
+                assert service.call("POST", "/v1/rewards", reward).status == 200
+        assert watching.wait(30) in (0, 130, -signal.SIGINT)
+    return shown
+
+
 def test_results_are_those_of_the_service(tmp_path: Path) -> None:
     data = tmp_path / "data"
     file = written(tmp_path / "e.json", TWO_ARMS)
@@ -360,6 +387,27 @@ def test_results_are_those_of_the_service(tmp_path: Path) -> None:
         here = bandit_serve("experiments", "results", "colour", "--json", "--data", data).document
         there = service.call("GET", "/v1/experiments/colour/results").body
         table = bandit_serve("experiments", "results", "colour", "--data", data)
+        past = bandit_serve("experiments", "results", "colour", "--over-time", "--data", data)
+        points = bandit_serve("experiments", "results", "colour", "--over-time", "--json", "--data", data)
+        history = service.call("GET", "/v1/experiments/colour/results/history").body
+        explained = bandit_serve("experiments", "explain", "colour", "--data", data)
+        told = bandit_serve("experiments", "explain", "colour", "--json", "--data", data)
+        watched = shown_by_watching(data, service)
+    assert watched == [60, 61]
+    assert explained.status == told.status == 0
+    for words in (
+        "What happened",
+        "colour is running. It decided 60 times",
+        "start.",
+        "What would decide it",
+    ):
+        assert words in explained.out
+    assert set(told.document) == {"experiment", "happened", "decided", "would_decide"}
+    assert points.document == history
+    assert sum(arm["metrics"]["click"]["n"][-1] for arm in history["arms"].values()) == 60
+    assert past.status == 0
+    for words in ("red", "blue to red on click", "█", "To control", "Bars of shares"):
+        assert words in past.out
     assert sum(arm["metrics"]["click"]["n"] for arm in here["arms"]) == 60
     for answer in (here, there):
         del answer["as_of"]

@@ -75,7 +75,9 @@ PAGES = {
     ),
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/policies.md": Page(),
-    "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
+    "docs/results.md": Page(
+        True, shows=("Winner: none.", '"verdict":"insufficient"', '"regret_bound":', '"changes":[{"at":')
+    ),
     "docs/models.md": Page(
         True,
         ("pip install '.[train]'", "pip install '.[onnx]'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Any
 
@@ -237,6 +238,8 @@ def test_an_unknown_experiment_is_404(service: ThrowawayService) -> None:
     for method, rest, body in [
         ("GET", "", None),
         ("GET", "/results", None),
+        ("GET", "/results/history", None),
+        ("GET", "/timeline", None),
         ("GET", "/history", None),
         ("POST", "/start", None),
         ("POST", "/pause", None),
@@ -457,6 +460,44 @@ def test_results_have_the_fields_of_the_contract(
         assert 0 < body["arms"][1]["metrics"]["click"]["p_value"] <= 1
     else:
         assert (sum(n), body["pending"]) == (0, 1_000)
+
+
+def test_results_over_time_have_the_fields_of_the_contract(service: ThrowawayService) -> None:
+    name = draft(service, policy={"kind": "fixed_split"})
+    path = f"/v1/experiments/{name}"
+    empty = service.call("GET", f"{path}/results/history")
+    assert (empty.status, empty.body["at"], set(empty.body["arms"])) == (200, [], {"control", "challenger"})
+    service.call("POST", f"{path}/start")
+    for i in range(3):
+        columns = decide_many(service, name, [f"u{i}-{j}" for j in range(100)])
+        values = [float(j % 5 == 0) for j in range(100)]
+        assert set(reward_many(service, columns["decision_ids"], values)) == {"accepted"}
+        time.sleep(1.1)
+    history = service.call("GET", f"{path}/results/history").body
+    line = service.call("GET", f"{path}/timeline").body
+    now = service.call("GET", f"{path}/results").body
+    assert set(history) == {"experiment", "at", "regret_bound", "arms"}
+    assert set(line) == {"at", "arms", "changes"}
+    assert history["at"] == line["at"] == sorted(line["at"])
+    assert len(line["at"]) >= 3
+    assert all(map(is_time, line["at"]))
+    assert [change["what"] for change in line["changes"]] == ["create", "start"]
+    assert all(set(change) == {"at", "what", "who"} for change in line["changes"])
+    for arm in now["arms"]:
+        mine, past = line["arms"][arm["name"]], history["arms"][arm["name"]]
+        assert set(mine) == {"share", "exposures", "mean", "interval"}
+        assert set(past) == {"share", "exposures", "metrics"}
+        assert mine["share"] == pytest.approx([0.5] * len(line["at"]))
+        assert mine["exposures"][-1] == arm["exposures"]
+        (metric,) = arm["metrics"].values()
+        (of_metric,) = past["metrics"].values()
+        assert mine["mean"][-1] == of_metric["mean"][-1] == metric["mean"]
+        assert mine["interval"][-1] == of_metric["interval"][-1] == metric["interval"]
+        assert metric["interval"] is not None
+    assert len(service.call("GET", f"{path}/timeline?points=2").body["at"]) == 2
+    for points in ("0", "501", "two", "-1"):
+        check_problem(service.call("GET", f"{path}/timeline?points={points}"), 400, "points")
+        check_problem(service.call("GET", f"{path}/results/history?points={points}"), 400, "points")
 
 
 def test_exposures_are_in_the_results_after_the_flush(service: ThrowawayService) -> None:

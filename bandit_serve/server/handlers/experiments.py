@@ -15,12 +15,16 @@ from bandit_serve.experiments.layer import LayerShare
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
-from bandit_serve.results import report
-from bandit_serve.server.page import page
+from bandit_serve.replication.results_log import changes_of
+from bandit_serve.results import ResultsHistory, Timeline, report, results_history, timeline
+from bandit_serve.results.history import MAX_POINTS
+from bandit_serve.results.over_time import TIMELINE_POINTS
+from bandit_serve.server.page import count_of, page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
+from bandit_serve.server.wire import Body, Pairs, actor, answer, answer_in_turns, revision
 
 Reason = Annotated[str, Meta(max_length=1_000)]
+Points = Annotated[int, Meta(ge=1, le=MAX_POINTS)]
 
 
 class ReasonRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +99,19 @@ class ExperimentHandlers:
             live, lambda fold: report(fold, record, shares, as_of_ms)
         )
         return answer(request, results)
+
+    async def results_history(self, request: web.Request) -> web.Response:
+        points = count_of(request, "points", MAX_POINTS) or MAX_POINTS
+        live = await self._changes.known(_name(request))
+        history = await self._service.node.results.up_to_now(live, lambda fold: results_history(fold, points))
+        return await _by_arm(history)
+
+    async def timeline(self, request: web.Request) -> web.Response:
+        points = count_of(request, "points", MAX_POINTS) or TIMELINE_POINTS
+        live = await self._changes.known(_name(request))
+        changes = changes_of(live)
+        line = await self._service.node.results.up_to_now(live, lambda fold: timeline(fold, changes, points))
+        return await _by_arm(line)
 
     async def start(self, request: web.Request) -> web.Response:
         asked = await self._reason.read(request)
@@ -180,6 +197,13 @@ class ExperimentHandlers:
         arm, if_match = request.match_info["arm"], revision(request)
         live = await change(_name(request), arm, actor(request), reason=asked.reason, if_match=if_match)
         return _answer(request, live)
+
+
+async def _by_arm(over_time: ResultsHistory | Timeline) -> web.Response:
+    """Answer with what is known over time, encoded arm by arm."""
+    fields = {name: getattr(over_time, name) for name in over_time.__struct_fields__}
+    fields["arms"] = Pairs(iter(over_time.arms.items()))
+    return await answer_in_turns(fields, "ask for fewer with ?points=")
 
 
 def _name(request: web.Request) -> str:

@@ -1,0 +1,112 @@
+"""Commands that read an experiment: `results`, once or again and again, and `explain`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from bandit_serve.base.terminal import Terminal
+from bandit_serve.cli.command import AsJson, Experiment, of_existing_store, with_state
+from bandit_serve.cli.output import print_json, say
+from bandit_serve.cli.over_time import print_over_time
+from bandit_serve.cli.results_table import print_results
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.node import Node
+from bandit_serve.replication.results_log import changes_of
+from bandit_serve.results import (
+    Explanation,
+    Report,
+    ResultsFold,
+    ResultsHistory,
+    explanation,
+    report,
+    results_history,
+)
+
+EVERY_S = 2.0
+
+
+@with_state
+@of_existing_store
+async def results(
+    node: Node,
+    experiment: Experiment,
+    over_time: Annotated[
+        bool, typer.Option("--over-time", help="Show what was known at past times, from the start on.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again whenever it has changed, until interrupted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Shows what is known so far; it may be looked at at any time."""
+    shown: Report | ResultsHistory | None = None
+    while True:
+        live = await node.experiment_changes.known(experiment)
+        now = await (_history(node, live) if over_time else _report(node, live))
+        if _undated(now) != shown:
+            if watch and not as_json and sys.stdout.isatty():
+                Terminal().clear()
+            _print(now, live, as_json)
+            shown = _undated(now)
+        if not watch:
+            return
+        await asyncio.sleep(EVERY_S)
+
+
+@with_state
+@of_existing_store
+async def explain(node: Node, experiment: Experiment, as_json: AsJson = False) -> None:
+    """Says in sentences what happened, why it is decided or not, and what would decide it."""
+    live = await node.experiment_changes.known(experiment)
+    record, as_of_ms = live.record, await node.store.time_ms()
+    shares, changes = _shares(live, as_of_ms), changes_of(live)
+
+    def read(fold: ResultsFold) -> Explanation:
+        return explanation(fold, report(fold, record, shares, as_of_ms), changes)
+
+    explained = await node.results.up_to_now(live, read)
+    if as_json:
+        print_json(explained)
+        return
+    for title, sentences in (
+        ("What happened", explained.happened),
+        ("Whether it is decided", explained.decided),
+        ("What would decide it", explained.would_decide),
+    ):
+        say(f"{title}\n")
+        for sentence in sentences:
+            say(f"  {sentence}")
+        say("")
+
+
+async def _report(node: Node, live: LiveExperiment) -> Report:
+    record, as_of_ms = live.record, await node.store.time_ms()
+    shares = _shares(live, as_of_ms)
+    return await node.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+
+
+async def _history(node: Node, live: LiveExperiment) -> ResultsHistory:
+    return await node.results.up_to_now(live, results_history)
+
+
+def _undated(answer: Report | ResultsHistory) -> Report | ResultsHistory:
+    return msgspec.structs.replace(answer, as_of="") if isinstance(answer, Report) else answer
+
+
+def _print(answer: Report | ResultsHistory, live: LiveExperiment, as_json: bool) -> None:
+    made = live.experiment
+    if as_json:
+        print_json(answer)
+    elif isinstance(answer, Report):
+        print_results(answer, made)
+    else:
+        print_over_time(answer, made.objective.name, made.arm_names[made.control_arm])
+
+
+def _shares(live: LiveExperiment, as_of_ms: int) -> dict[str, float]:
+    return dict(zip(live.experiment.arm_names, live.current_shares(as_of_ms).tolist(), strict=True))
