@@ -111,7 +111,18 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
         elif metric.low is not None or metric.high is not None:
             takers = " or ".join(sorted(names_of(lambda kind: kind.takes_bounds)))
             errors.append(FieldError(at, f"only a {takers} metric takes low and high"))
+        if metric.cap is not UNSET:
+            errors += _cap_errors(metric, metric.cap, f"{at}.cap")
     return errors
+
+
+def _cap_errors(metric: Metric, cap: float, at: str) -> list[FieldError]:
+    traits = metric.traits
+    if traits.two_valued:
+        return [FieldError(at, f"a {metric.kind} metric takes no cap: its values are 0 and 1")]
+    if not cap > traits.floor:
+        return [FieldError(at, f"expected a number above {traits.floor:g}, the least value of the metric")]
+    return []
 
 
 def _served_errors(experiment: Experiment) -> list[FieldError]:

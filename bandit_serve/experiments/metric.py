@@ -23,6 +23,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). The default is not
     written: so builds without the field can read logs of experiments that do not use it.
+
+    `cap`: most that a decision's or unit's value counts for in the results.
     """
 
     name: Name
@@ -34,6 +36,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     source: (
         Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
     ) = UNSET
+    cap: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | UnsetType = UNSET
 
     @property
     def served(self) -> bool:

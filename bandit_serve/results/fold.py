@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -84,6 +85,7 @@ class ResultsFold:
         )
         self.sums.know_features(_n_features(experiment, self.sums))
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
+        self.sums.put_caps(_caps(experiment))
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
@@ -245,6 +247,7 @@ class ResultsFold:
 
     def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
+        optional = {"raw": self.sums.raw_state()} if _capped(self.record.experiment) else {}
         return {
             "fold": {
                 "now_ms": np.array([self.now_ms]),
@@ -261,6 +264,7 @@ class ResultsFold:
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
+            **optional,
         }
 
     @classmethod
@@ -297,6 +301,9 @@ class ResultsFold:
         else:
             # A former build knew no features: it is learned from now on.
             fold.sums.know_features(n_features)
+        fold.sums.put_caps(_caps(experiment))
+        if "raw" in state:
+            fold.sums.restore_raw(state["raw"])
         if "epochs" in state:
             fold.sums.restore_epochs(state["epochs"])
         if "beginnings" in state:
@@ -325,6 +332,7 @@ FIXED: dict[str, frozenset[str] | None] = {
     "sums": None,
     "beginnings": frozenset({"closed", "counts"}),
     "evidence": None,
+    "raw": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -370,6 +378,15 @@ def _decisions(
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
     return RewardedDecisions(sums, shares)
+
+
+def _caps(experiment: Experiment) -> Floats:
+    """Caps of the metrics, float64 (M,); infinity for none."""
+    return np.array([math.inf if metric.cap is UNSET else metric.cap for metric in experiment.metrics])
+
+
+def _capped(experiment: Experiment) -> bool:
+    return any(metric.cap is not UNSET for metric in experiment.metrics)
 
 
 def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:

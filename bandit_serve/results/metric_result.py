@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.metric import Metric
@@ -46,7 +46,7 @@ class MetricResult(Struct, frozen=True):
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
     the intervals and the difference weight each decision by its logged share, and need not be centred on
-    `mean`.
+    `mean`. `raw_mean`, of a metric with a cap: the mean without it.
     """
 
     n: int
@@ -61,6 +61,7 @@ class MetricResult(Struct, frozen=True):
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None
+    raw_mean: float | UnsetType | None = UNSET
 
 
 class MetricTable:
@@ -75,6 +76,10 @@ class MetricTable:
         self.alpha = experiment.stopping.alpha
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
         self.sums = Sums.of(fold.sums, index)
+        self.raw_total: Floats | None = None
+        if self.metric.cap is not UNSET:
+            self.mean_limits = self.mean_limits[0], min(self.mean_limits[1], self.metric.cap)
+            self.raw_total = fold.sums.raw_total(index)
         self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
         kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
         guarded = self.sums.unfloored == 0 and self.unguarded == 0
@@ -191,6 +196,7 @@ class MetricTable:
             probability_best=_number(self.best[arm]),
             expected_loss=_number(self.loss[arm]),
             preview=None if still_open is None else self._preview(arm, *still_open),
+            raw_mean=UNSET if self.raw_total is None else _number(self.raw_total[arm] / n) if n else None,
         )
 
     def _mean_interval(self, arm: int) -> Interval | None:

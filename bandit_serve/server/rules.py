@@ -202,6 +202,8 @@ JUMPING = _kinds(lambda policy: policy.jumps)
 LARGE = _number(-MAX_VALUE, MAX_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
+TWO_VALUED = names_of(lambda kind: kind.two_valued)
+NOT_NEGATIVE = names_of(lambda kind: not kind.takes_bounds and kind().floor >= 0.0)
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
@@ -211,6 +213,12 @@ METRIC: Schema = {
     "properties": {"role": ROLE},
     "dependentSchemas": {
         "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
+        "cap": {
+            "allOf": [
+                having(kind={"not": among(TWO_VALUED)}),
+                {"anyOf": [having(kind={"not": one_of(NOT_NEGATIVE)}), having(cap={"exclusiveMinimum": 0})]},
+            ]
+        },
         "kind": {
             "anyOf": [
                 {
@@ -382,7 +390,7 @@ BEYOND: Mapping[type, str] = {
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
-    Metric: "`low` is below `high`.",
+    Metric: "`low` is below `high`, and below `cap`.",
     ContextField: "`interactions` names other fields, each pair once.",
     StopRequest: "`winner` is an arm that is there.",
     Experiment: (

@@ -62,6 +62,7 @@ PAGES = {
         True,
         shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
     ),
+    "docs/metrics.md": Page(),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),

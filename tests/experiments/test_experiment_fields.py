@@ -59,7 +59,7 @@ WHOLE: dict[str, Any] = {
             "low": -1.0,
             "high": 2.0,
         },
-        {"name": "clicks", "kind": "count", "role": "secondary"},
+        {"name": "clicks", "kind": "count", "role": "secondary", "cap": 30.0},
         {
             "name": "latency_ms",
             "kind": "continuous",
