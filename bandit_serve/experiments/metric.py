@@ -24,7 +24,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). The default is not
     written: so builds without the field can read logs of experiments that do not use it.
 
-    `cap`: most that a decision's or unit's value counts for in the results.
+    `cap`: most that a decision's or unit's value counts for in the results. `quantile`: results are of this quantile of
+    the values, in place of their mean.
     """
 
     name: Name
@@ -37,6 +38,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
     ) = UNSET
     cap: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | UnsetType = UNSET
+    quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
 
     @property
     def served(self) -> bool:

@@ -4,12 +4,14 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from bandit_serve.results._beginnings cimport Beginnings
+from bandit_serve.results._histograms cimport Histograms
 from outcome cimport outcome_t
 
 
 cdef class Accumulators:
     cdef readonly Py_ssize_t n_metrics, n_arms, control
     cdef public Beginnings beginnings   # or None: of what is analysed no value is kept
+    cdef public Histograms histograms   # or None: no metric is of a quantile
     cdef bint former           # restored from a state of a build that kept no squares
     cdef public bint contextual
     cdef double plain_weight

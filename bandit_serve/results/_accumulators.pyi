@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 from bandit_serve.results._beginnings import Beginnings
+from bandit_serve.results._histograms import Histograms
 from bandit_serve.results.room import State
 
 @disjoint_base
@@ -19,6 +20,7 @@ class Accumulators:
     @property
     def control(self) -> int: ...
     beginnings: Beginnings | None
+    histograms: Histograms | None
     contextual: bool
     @property
     def n_features(self) -> int: ...

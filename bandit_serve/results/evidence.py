@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
+from bandit_serve.results._histograms import Histograms
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
+from bandit_serve.results.quantiles import Quantiles
 from bandit_serve.results.sequence import Floats
 
 GROWTH = 0.01
@@ -94,24 +97,47 @@ class Evidence:
     def look(self, sums: Accumulators, experiment: Experiment) -> None:
         """Looks at the metrics that have grown enough since the last look."""
         for metric in np.flatnonzero(sums.counts() >= self.next_look):
-            self.look_at(int(metric), Sums.of(sums, int(metric)), experiment)
+            p, of = experiment.metrics[metric].quantile, Sums.of(sums, int(metric))
+            if p is UNSET or sums.histograms is None:
+                self.look_at(int(metric), of, experiment)
+            else:
+                self._look_at_quantile(int(metric), of, sums.histograms, p, experiment)
 
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
         kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
         if not sums.lost(kind, moving=True).any():
-            self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
+            self._note(
+                metric, True, directed(moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
+            )
         if not sums.moved and not sums.lost(kind, moving=False).any():
-            self._note(metric, False, fixed_split(sums, kind, control, tuned_for), alpha)
+            self._note(metric, False, directed(fixed_split(sums, kind, control, tuned_for), alpha))
         if experiment.metrics[metric] is experiment.objective and sample_ratio.sufficient(
             sums.n, sums.balance
         ):
             self._look_at_ratio(sums)
+        self._look_later(metric, sums)
+
+    def _look_at_quantile(
+        self, metric: int, sums: Sums, histograms: Histograms, p: float, experiment: Experiment
+    ) -> None:
+        """Looks at a quantile, whose evidence is the same however shares move; there is none where they follow
+        contexts.
+        """
+        stopping = experiment.stopping
+        if not sums.contextual:
+            quantiles = Quantiles.of(
+                histograms, metric, p, experiment.control_arm, stopping.alpha, stopping.tuned_for
+            )
+            for moving in (True, False):
+                self._note(metric, moving, quantiles.directed())
+        self._look_later(metric, sums)
+
+    def _look_later(self, metric: int, sums: Sums) -> None:
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
 
-    def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
-        above, below = directed(estimates, alpha)
-        for so_far, now in zip(self.largest(metric, moving), (above, below), strict=True):
+    def _note(self, metric: int, moving: bool, log_e: tuple[Floats, Floats]) -> None:
+        for so_far, now in zip(self.largest(metric, moving), log_e, strict=True):
             np.maximum(so_far, now, out=so_far)
 
     def _look_at_ratio(self, sums: Sums) -> None:

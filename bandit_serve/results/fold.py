@@ -23,6 +23,7 @@ from bandit_serve.policies.features import n_features_of
 from bandit_serve.results import columns
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
+from bandit_serve.results._histograms import Histograms
 from bandit_serve.results._open_decisions import OpenDecisions
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
@@ -86,6 +87,7 @@ class ResultsFold:
         self.sums.know_features(_n_features(experiment, self.sums))
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.sums.put_caps(_caps(experiment))
+        self.sums.histograms = _histograms(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
@@ -247,7 +249,11 @@ class ResultsFold:
 
     def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
-        optional = {"raw": self.sums.raw_state()} if _capped(self.record.experiment) else {}
+        optional: StateColumns = {}
+        if _capped(self.record.experiment):
+            optional["raw"] = self.sums.raw_state()
+        if self.sums.histograms is not None:
+            optional["quantiles"] = self.sums.histograms.state()
         return {
             "fold": {
                 "now_ms": np.array([self.now_ms]),
@@ -304,6 +310,11 @@ class ResultsFold:
         fold.sums.put_caps(_caps(experiment))
         if "raw" in state:
             fold.sums.restore_raw(state["raw"])
+        fold.sums.histograms = _histograms(experiment)
+        if "quantiles" in state:
+            fold.sums.histograms = Histograms.from_state(state["quantiles"])
+            if state["quantiles"]["counts"].shape[1] != len(experiment.arms):
+                raise ValueError("the snapshot's histograms are not of its arms")
         if "epochs" in state:
             fold.sums.restore_epochs(state["epochs"])
         if "beginnings" in state:
@@ -333,6 +344,7 @@ FIXED: dict[str, frozenset[str] | None] = {
     "beginnings": frozenset({"closed", "counts"}),
     "evidence": None,
     "raw": None,
+    "quantiles": frozenset({"kept", "halvings", "sizes"}),
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -387,6 +399,12 @@ def _caps(experiment: Experiment) -> Floats:
 
 def _capped(experiment: Experiment) -> bool:
     return any(metric.cap is not UNSET for metric in experiment.metrics)
+
+
+def _histograms(experiment: Experiment) -> Histograms | None:
+    """Histograms of the metrics that are of quantiles; None without any."""
+    kept = np.array([metric.quantile is not UNSET for metric in experiment.metrics], np.uint8)
+    return Histograms(kept, len(experiment.arms)) if kept.any() else None
 
 
 def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:

@@ -125,12 +125,24 @@ class MetricTable:
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """Logarithms of the largest e-values, (K,): above and below control."""
         so_far = fold.evidence.largest(self.index, self.moving)
-        now = directed(self.estimates, self.alpha)
+        now = self._directed()
         return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
+
+    def _directed(self) -> tuple[Floats, Floats]:
+        """Present logarithms of e-values above and below control, (K,)."""
+        return directed(self.estimates, self.alpha)
+
+    def _comparable(self) -> NDArray[np.bool_]:
+        """True, bool (K,), for arms whose difference to control has evidence and an interval."""
+        return self.estimates.comparable & self.valid
+
+    def proviso(self) -> str | None:
+        """Reason why there are no results on the metric, or not on all decisions; None without one."""
+        return None
 
     def _p_values(self, log_e: Floats) -> Floats:
         """Adjusted p-values, (K,); NaN where there is none."""
-        raw = np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
+        raw = np.where(self._comparable(), p_value(log_e), np.nan)
         others = np.arange(len(raw)) != self.control
         adjusted = np.full(len(raw), np.nan)
         adjusted[others] = holm(raw[others])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,10 +13,19 @@ from bandit_serve.results.sample_ratio import Verdict
 
 
 def reason_of(
-    record: Record, objective: MetricTable, pending: int, one_in: int, srm: Verdict, winner: str | None
+    record: Record,
+    objective: MetricTable,
+    pending: int,
+    one_in: int,
+    srm: Verdict,
+    winner: str | None,
+    of_metrics: Sequence[str] = (),
 ) -> str:
-    """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
-    provisos = _provisos(record, objective, pending, one_in, srm)
+    """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold.
+
+    of_metrics: what the metrics have to say, each of itself.
+    """
+    provisos = [*_provisos(record, objective, pending, one_in, srm), *of_metrics]
     return f"{_finding(record, objective, winner)} {'; '.join(provisos)}."
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, MetricTable
+from bandit_serve.results.quantile_result import QuantileTable
 from bandit_serve.results.reason import reason_of
 from bandit_serve.results.sequence import p_value
 
@@ -51,7 +52,10 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     """
     fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
     experiment = record.experiment
-    tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
+    tables = [
+        (MetricTable if metric.quantile is UNSET else QuantileTable)(fold, record, index)
+        for index, metric in enumerate(experiment.metrics)
+    ]
     objective = tables[experiment.metrics.index(experiment.objective)]
     srm = _sample_ratio(fold, objective)
     still_open = fold.still_open()
@@ -76,7 +80,15 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         pending=fold.pending,
         crossovers=fold.crossovers,
         winner=winner,
-        reason=reason_of(record, objective, fold.pending, fold.one_in, srm.verdict, winner),
+        reason=reason_of(
+            record,
+            objective,
+            fold.pending,
+            fold.one_in,
+            srm.verdict,
+            winner,
+            [told for table in tables if (told := table.proviso()) is not None],
+        ),
     )
 
 

@@ -199,7 +199,13 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "policy": {"kind": "thompson", "min_share": 0.02},
             "metrics": [
                 {"name": "click", "kind": "binary", "goal": "maximize", "role": "objective"},
-                {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"},
+                {
+                    "name": "latency_ms",
+                    "kind": "continuous",
+                    "goal": "minimize",
+                    "source": "served",
+                    "quantile": 0.95,
+                },
             ],
             "attribution": {"window": "1h", "missing": "zero"},
             "stopping": {"min_samples": 1000, "alpha": 0.05, "expected_samples": 20000},

@@ -209,6 +209,7 @@ SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
     for name, kind in SERVED.items()
 ]
+NOT_CAPPED: Schema = {"not": {"required": ["cap"]}}
 METRIC: Schema = {
     "properties": {"role": ROLE},
     "dependentSchemas": {
@@ -219,6 +220,7 @@ METRIC: Schema = {
                 {"anyOf": [having(kind={"not": one_of(NOT_NEGATIVE)}), having(cap={"exclusiveMinimum": 0})]},
             ]
         },
+        "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), NOT_CAPPED]},
         "kind": {
             "anyOf": [
                 {
@@ -305,6 +307,7 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     """Rules that follow from the objective's kind."""
     rules = [
         objective(having(source={"const": "client"})),
+        objective({"not": {"required": ["quantile"]}}),
         {
             "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),

@@ -196,7 +196,9 @@ cdef class Accumulators:
         return min(value, self.caps[m])
 
     cdef double count(self, Py_ssize_t m, Py_ssize_t arm, double value, bint leaves) noexcept nogil:
-        """What is analysed of a value that enters or `leaves`, which goes into the sums without caps."""
+        """What is analysed of a value that enters or `leaves`, which goes into histograms and the sums without caps."""
+        if self.histograms is not None:
+            self.histograms.add(m, arm, value, -1 if leaves else 1)
         if self.capped_some:
             self.raw_[m, arm, 0] = expansion_add(self.raw_[m, arm, 0], &self.raw_[m, arm, 1], -value if leaves else value)
         return self.cut(m, value)
@@ -346,6 +348,8 @@ cdef class Accumulators:
                 mine.reshape(self.n_metrics, n_arms, *its.shape[1:])[:, :n_before] = its.reshape(shape)
         if self.beginnings is not None:
             self.beginnings.grow(n_arms)
+        if self.histograms is not None:
+            self.histograms.grow(n_arms)
 
     cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil:
         """Shifted value that arm k is thought to bring: its mean with one observation of the pooled mean added."""
@@ -631,6 +635,8 @@ cdef class Accumulators:
         for column in self.views().values():
             np.asarray(column)[m] = 0
         np.asarray(self.raw_)[m] = 0
+        if self.histograms is not None:
+            self.histograms.clear(m)
         self.n_epochs_[m] = 0
         np.asarray(self.epoch_ms_)[m] = 0
         np.asarray(self.epoch_centre_)[m] = 0

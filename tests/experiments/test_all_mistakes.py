@@ -98,6 +98,7 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "metrics[0].goal": put("metrics", 0, "goal", value="maximise"),
     "metrics[0].cap": put("metrics", 0, "cap", value=0.5),
     "metrics[1].cap": put("metrics", 1, "cap", value=1),
+    "metrics[1].quantile": put("metrics", 1, "quantile", value=0.5),
     "metrics[1].high": put("metrics", 1, "high", value=0),
     "metrics[2]": put("metrics", 2, "low", value=0.0),
     "attribution.window": put("attribution", "window", value="100d"),

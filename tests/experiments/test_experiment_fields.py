@@ -60,6 +60,7 @@ WHOLE: dict[str, Any] = {
             "high": 2.0,
         },
         {"name": "clicks", "kind": "count", "role": "secondary", "cap": 30.0},
+        {"name": "waited_s", "kind": "continuous", "goal": "minimize", "role": "secondary", "quantile": 0.95},
         {
             "name": "latency_ms",
             "kind": "continuous",

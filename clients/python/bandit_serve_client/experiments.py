@@ -33,6 +33,7 @@ class Metric:
     high: float | None = None
     source: str = "client"
     cap: float | None = None
+    quantile: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
