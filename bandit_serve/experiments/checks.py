@@ -121,15 +121,50 @@ def _metric_errors(experiment: Experiment) -> list[FieldError]:
         elif metric.low is not None or metric.high is not None:
             takers = " or ".join(sorted(names_of(lambda kind: kind.takes_bounds)))
             errors.append(FieldError(at, f"only a {takers} metric takes low and high"))
+        if metric.cap is not UNSET:
+            errors += _cap_errors(metric, metric.cap, f"{at}.cap")
+    return errors + _quantile_errors(metrics)
+
+
+def _quantile_errors(metrics: Sequence[Metric]) -> list[FieldError]:
+    takers = " or ".join(sorted(names_of(lambda kind: kind.takes_quantile)))
+    errors = []
+    for i, metric in enumerate(metrics):
+        if metric.quantile is UNSET:
+            continue
+        at = f"metrics[{i}].quantile"
+        if not metric.traits.takes_quantile:
+            errors.append(FieldError(at, f"only a {takers} metric takes a quantile"))
+        elif metric.cap is not UNSET:
+            errors.append(FieldError(at, "expected cap or quantile: a quantile needs no cap"))
+        elif i == _objective(metrics):
+            errors.append(
+                FieldError(at, "expected none of the objective: policies and winners go by its mean")
+            )
     return errors
+
+
+def _objective(metrics: Sequence[Metric]) -> int | None:
+    """Index of the objective; None where the roles do not say which it is."""
+    if _roles_fault(metrics):
+        return None
+    roles = [metric.role for metric in metrics]
+    return roles.index("objective") if "objective" in roles else roles.index(None)
+
+
+def _cap_errors(metric: Metric, cap: float, at: str) -> list[FieldError]:
+    traits = metric.traits
+    if traits.two_valued:
+        return [FieldError(at, f"a {metric.kind} metric takes no cap: its values are 0 and 1")]
+    if not cap > traits.floor:
+        return [FieldError(at, f"expected a number above {traits.floor:g}, the least value of the metric")]
+    return []
 
 
 def _served_errors(experiment: Experiment) -> list[FieldError]:
     """Errors of metrics that the service measures."""
     errors, named = [], " or ".join(f"{name} ({kind}, minimize)" for name, kind in SERVED.items())
-    objective = None
-    if not _roles_fault(experiment.metrics):
-        objective = [metric.role for metric in _with_roles(experiment.metrics)].index("objective")
+    objective = _objective(experiment.metrics)
     for i, metric in enumerate(experiment.metrics):
         at = f"metrics[{i}].source"
         if metric.served and (SERVED.get(metric.name) != metric.kind or metric.goal != "minimize"):

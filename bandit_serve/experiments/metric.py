@@ -37,7 +37,12 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). A guardrail is a metric
     that no arm may make worse by more than its `margin`; `on_harm` says what becomes of an arm that is shown to make it
-    worse. Defaults are not written: so builds without the fields can read logs of experiments that do not use them.
+    worse.
+
+    `cap`: most that a decision's or unit's value counts for in the results. `quantile`: results are of this quantile of
+    the values, in place of their mean.
+
+    Defaults are not written: so builds without the fields can read logs of experiments that do not use them.
     """
 
     name: Name
@@ -51,6 +56,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     ) = UNSET
     margin: Margin | UnsetType = UNSET
     on_harm: Annotated[OnHarm, Meta(extra_json_schema={"default": "report"})] | UnsetType = UNSET
+    cap: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | UnsetType = UNSET
+    quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
 
     @property
     def is_guardrail(self) -> bool:

@@ -12,6 +12,7 @@ class Continuous(MetricKind):
 
     name: ClassVar[str] = "continuous"
     likelihood: ClassVar[str] = "normal"
+    takes_quantile: ClassVar[bool] = True
     unbounded: ClassVar[bool] = True
     floor = -MAX_VALUE
     ceiling = MAX_VALUE

@@ -31,6 +31,8 @@ class MetricKind:
     likelihood: ClassVar[str]
     # Whether a metric says between which values rewards lie, by `low` and `high`.
     takes_bounds: ClassVar[bool] = False
+    # Whether results may be of a quantile of its values.
+    takes_quantile: ClassVar[bool] = False
     # Whether a configuration has to say what a missing reward means.
     asks_missing: ClassVar[bool] = False
     # Whether each reward is 0 or 1, so that the mean says all of the law.

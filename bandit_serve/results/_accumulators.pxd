@@ -4,15 +4,20 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from bandit_serve.results._beginnings cimport Beginnings
+from bandit_serve.results._histograms cimport Histograms
 from outcome cimport outcome_t
 
 
 cdef class Accumulators:
     cdef readonly Py_ssize_t n_metrics, n_arms, control
     cdef public Beginnings beginnings   # or None: of what is analysed no value is kept
+    cdef public Histograms histograms   # or None: no metric is of a quantile
     cdef bint former           # restored from a state of a build that kept no squares
     cdef public bint contextual
     cdef double plain_weight
+    cdef double[::1] caps               # (M,), infinity for none
+    cdef bint capped_some
+    cdef double[:, :, ::1] raw_         # (M, K, 3), sums without caps; K is 0 where no metric has one
     cdef int64_t[:, ::1] n_, eligible_, pair_eligible_
     cdef double[:, ::1] total_, shifted_, m2_, cube_, score_, square_, inverse_, balance_, spread_
     cdef double[:, ::1] pair_weight_, pair_score_, pair_control_score_, pair_weight_square_, pair_square_score_
@@ -31,6 +36,8 @@ cdef class Accumulators:
 
     cdef int restore(self, dict state, Py_ssize_t control) except -1
     cdef dict views(self)
+    cdef double cut(self, Py_ssize_t m, double value) noexcept nogil
+    cdef double count(self, Py_ssize_t m, Py_ssize_t arm, double value, bint leaves) noexcept nogil
     cdef int make_model(self, Py_ssize_t n_features, given=*) except -1
     cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil
     cdef double weight(self, const double *e, Py_ssize_t k, bint plain) noexcept nogil

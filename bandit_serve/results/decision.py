@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.spec import Record
 from bandit_serve.results.metric_result import MetricTable
+from bandit_serve.results.tables import objective_table, table_of
 
 if TYPE_CHECKING:
     from bandit_serve.results.fold import ResultsFold
@@ -57,13 +58,12 @@ class Judgement:
 def judge(fold: ResultsFold, record: Record) -> Judgement:
     """Judges by what the fold has seen. `record` has as many arms as the fold."""
     experiment = record.experiment
-    objective = MetricTable(fold, record, experiment.metrics.index(experiment.objective))
     guards = [
-        MetricTable(fold, record, index)
+        table_of(fold, record, index)
         for index, metric in enumerate(experiment.metrics)
         if metric.is_guardrail
     ]
-    return judged(record, objective, guards)
+    return judged(record, objective_table(fold, record), guards)
 
 
 def judged(record: Record, objective: MetricTable, guards: Sequence[MetricTable]) -> Judgement:

@@ -18,6 +18,7 @@ from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.guardrail import Harm, harmed
 from bandit_serve.results.metric_result import Interval, MetricTable
 from bandit_serve.results.report import sample_ratio_of
+from bandit_serve.results.tables import objective_table
 
 MAX_EVIDENCE_ARMS = 20
 """Arms whose numbers go into the evidence: control, the winner, and others in their order."""
@@ -128,7 +129,7 @@ def _broken(record: Record, harms: Sequence[Harm]) -> Ending | None:
 
 def _objective_of(fold: ResultsFold, record: Record, harms: Sequence[Harm]) -> Objective:
     experiment = record.experiment
-    table = MetricTable(fold, record, experiment.metrics.index(experiment.objective))
+    table = objective_table(fold, record)
     hurt = {harm.arm for harm in harms}
     active = np.array([status == "active" for status in record.arm_statuses.values()])
     unharmful = np.array([name not in hurt for name in experiment.arm_names])

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
+from bandit_serve.results._histograms import Histograms
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.harm_evidence import HarmEvidence, log_e_of_harm
+from bandit_serve.results.quantiles import Quantiles
 from bandit_serve.results.sequence import Floats
 
 GROWTH = 0.01
@@ -99,7 +102,11 @@ class Evidence:
         """
         due = np.flatnonzero(sums.counts() >= self.next_look)
         for metric in due:
-            self.look_at(int(metric), Sums.of(sums, int(metric)), experiment, harm)
+            p, of = experiment.metrics[metric].quantile, Sums.of(sums, int(metric))
+            if p is UNSET or sums.histograms is None:
+                self.look_at(int(metric), of, experiment, harm)
+            else:
+                self._look_at_quantile(int(metric), of, sums.histograms, p, experiment)
         return len(due) > 0
 
     def look_at(
@@ -114,16 +121,33 @@ class Evidence:
         if not sums.moved and not sums.lost(kind, moving=False).any():
             found[False] = fixed_split(sums, kind, control, tuned_for)
         for moving, estimates in found.items():
-            self._note(metric, moving, estimates, alpha)
+            self._note(metric, moving, directed(estimates, alpha))
             if harm is not None and about.is_guardrail:
                 harm.note(metric, moving, log_e_of_harm(estimates, about, alpha))
         if about is experiment.objective and sample_ratio.sufficient(sums.n, sums.balance):
             self._look_at_ratio(sums)
+        self._look_later(metric, sums)
+
+    def _look_at_quantile(
+        self, metric: int, sums: Sums, histograms: Histograms, p: float, experiment: Experiment
+    ) -> None:
+        """Looks at a quantile, whose evidence is the same however shares move; there is none where they follow
+        contexts.
+        """
+        stopping = experiment.stopping
+        if not sums.contextual:
+            quantiles = Quantiles.of(
+                histograms, metric, p, experiment.control_arm, stopping.alpha, stopping.tuned_for
+            )
+            for moving in (True, False):
+                self._note(metric, moving, quantiles.directed())
+        self._look_later(metric, sums)
+
+    def _look_later(self, metric: int, sums: Sums) -> None:
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
 
-    def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
-        above, below = directed(estimates, alpha)
-        for so_far, now in zip(self.largest(metric, moving), (above, below), strict=True):
+    def _note(self, metric: int, moving: bool, log_e: tuple[Floats, Floats]) -> None:
+        for so_far, now in zip(self.largest(metric, moving), log_e, strict=True):
             np.maximum(so_far, now, out=so_far)
 
     def _look_at_ratio(self, sums: Sums) -> None:

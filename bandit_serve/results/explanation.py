@@ -13,6 +13,7 @@ from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.over_time import OverTime, TimelineChange
 from bandit_serve.results.report import Report
+from bandit_serve.results.tables import objective_table
 
 MAX_CHANGES = 10
 MAX_ARMS_TOLD = 5
@@ -40,7 +41,7 @@ def explanation(fold: ResultsFold, report: Report, changes: Iterable[TimelineCha
     fold = fold.complete()
     over_time = OverTime.of(fold)
     experiment = fold.record.experiment
-    table = MetricTable(fold, fold.record, experiment.metrics.index(experiment.objective))
+    table = objective_table(fold, fold.record)
     return Explanation(
         report.experiment,
         [*_traffic(over_time, report), *_told(changes)],

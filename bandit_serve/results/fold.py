@@ -23,6 +23,7 @@ from bandit_serve.policies.features import n_features_of
 from bandit_serve.results import columns
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
+from bandit_serve.results._histograms import Histograms
 from bandit_serve.results._open_decisions import OpenDecisions
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
@@ -94,6 +95,8 @@ class ResultsFold:
         )
         self.sums.know_features(_n_features(experiment, self.sums))
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
+        self.sums.put_caps(_caps(experiment))
+        self.sums.histograms = _histograms(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         guarded = any(metric.is_guardrail for metric in experiment.metrics)
         self.harm = HarmEvidence.none(n_metrics, n_arms) if guarded else None
@@ -312,7 +315,6 @@ class ResultsFold:
 
     def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
-        history = {"history": self.history.state()} if self.history.so_far.decisions else {}
         return {
             "fold": {
                 "now_ms": np.array([self.now_ms]),
@@ -326,16 +328,32 @@ class ResultsFold:
             "epochs": self.sums.epochs_state(),
             "beginnings": self._beginnings.state(),
             "evidence": vars(self.evidence),
-            **({} if self.harm is None else {"harm": vars(self.harm)}),
-            **({} if self.noted is None else {"decision": self.noted.columns()}),
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
-            **({"looks": vars(self.looks)} if self.looks is not None and len(self.looks.n) else {}),
-            **({"traffic": vars(self._traffic)} if len(self._traffic.since_ms) else {}),
-            **({} if self.contests is None else {"contests": self.contests.state()}),
-            **history,
+            **self._parts_in_use(),
         }
+
+    def _parts_in_use(self) -> StateColumns:
+        """Columns of the parts that not every experiment has."""
+        parts: StateColumns = {}
+        if self.harm is not None:
+            parts["harm"] = vars(self.harm)
+        if self.noted is not None:
+            parts["decision"] = self.noted.columns()
+        if _capped(self.record.experiment):
+            parts["raw"] = self.sums.raw_state()
+        if self.sums.histograms is not None:
+            parts["quantiles"] = self.sums.histograms.state()
+        if self.looks is not None and len(self.looks.n):
+            parts["looks"] = vars(self.looks)
+        if len(self._traffic.since_ms):
+            parts["traffic"] = vars(self._traffic)
+        if self.contests is not None:
+            parts["contests"] = self.contests.state()
+        if self.history.so_far.decisions:
+            parts["history"] = self.history.state()
+        return parts
 
     @classmethod
     def from_state(cls, offset: Offset, state: bytes) -> ResultsFold:
@@ -371,6 +389,14 @@ class ResultsFold:
         else:
             # A former build knew no features: it is learned from now on.
             fold.sums.know_features(n_features)
+        fold.sums.put_caps(_caps(experiment))
+        if "raw" in state:
+            fold.sums.restore_raw(state["raw"])
+        fold.sums.histograms = _histograms(experiment)
+        if "quantiles" in state:
+            fold.sums.histograms = Histograms.from_state(state["quantiles"])
+            if state["quantiles"]["counts"].shape[1] != len(experiment.arms):
+                raise ValueError("the snapshot's histograms are not of its arms")
         if "epochs" in state:
             fold.sums.restore_epochs(state["epochs"])
         if "beginnings" in state:
@@ -424,6 +450,8 @@ FIXED: dict[str, frozenset[str] | None] = {
     "evidence": None,
     "harm": None,
     "decision": None,
+    "raw": None,
+    "quantiles": frozenset({"kept", "halvings", "sizes"}),
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -477,6 +505,21 @@ def _decisions(
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
     return RewardedDecisions(sums, shares)
+
+
+def _caps(experiment: Experiment) -> Floats:
+    """Caps of the metrics, float64 (M,); infinity for none."""
+    return np.array([math.inf if metric.cap is UNSET else metric.cap for metric in experiment.metrics])
+
+
+def _capped(experiment: Experiment) -> bool:
+    return any(metric.cap is not UNSET for metric in experiment.metrics)
+
+
+def _histograms(experiment: Experiment) -> Histograms | None:
+    """Histograms of the metrics that are of quantiles; None without any."""
+    kept = np.array([metric.quantile is not UNSET for metric in experiment.metrics], np.uint8)
+    return Histograms(kept, len(experiment.arms)) if kept.any() else None
 
 
 def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:

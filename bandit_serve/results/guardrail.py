@@ -8,6 +8,7 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.non_inferiority import Guard
+from bandit_serve.results.tables import table_of
 
 
 class Harm(Struct, frozen=True):
@@ -36,7 +37,7 @@ def harmed(fold: ResultsFold, record: Record) -> list[Harm]:
     harms = []
     for index, metric in enumerate(experiment.metrics):
         if metric.is_guardrail:
-            table = MetricTable(fold, record, index)
+            table = table_of(fold, record, index)
             harms += [_harm(table, table.guard, arm) for arm in (table.guard.harm & table.there).nonzero()[0]]
     return harms
 

@@ -54,6 +54,7 @@ class MetricResult(Struct, frozen=True):
     the intervals and the difference weight each decision by its logged share, and need not be centred on
     `mean`. `p_value_corrected` is adjusted over the objective and all secondary metrics, too, and there where there are
     such metrics; guardrails are none of them. `guardrail` is there for guardrails, null on control itself.
+    `mean`. `raw_mean`, of a metric with a cap: the mean without it.
     """
 
     n: int
@@ -70,6 +71,7 @@ class MetricResult(Struct, frozen=True):
     preview: Preview | None
     p_value_corrected: float | UnsetType | None = UNSET
     guardrail: GuardrailResult | UnsetType | None = UNSET
+    raw_mean: float | UnsetType | None = UNSET
 
 
 def uncompared(result: MetricResult) -> MetricResult:
@@ -104,6 +106,10 @@ class MetricTable:
         self.alpha = experiment.stopping.alpha
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
         self.sums = Sums.of(fold.sums, index)
+        self.raw_total: Floats | None = None
+        if self.metric.cap is not UNSET:
+            self.mean_limits = self.mean_limits[0], min(self.mean_limits[1], self.metric.cap)
+            self.raw_total = fold.sums.raw_total(index)
         self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
         kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
         guarded = self.sums.unfloored == 0 and self.unguarded == 0
@@ -115,7 +121,7 @@ class MetricTable:
             if self.moving
             else fixed_split(self.sums, kind, control, tuned_for)
         )
-        self.looks = fold.looks
+        self.looks = fold.looks if self.metric.quantile is UNSET else None
         if self.looks is None:
             self.evidence = self._evidence(fold)
         else:
@@ -166,8 +172,20 @@ class MetricTable:
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """Logarithms of the largest e-values, (K,): above and below control."""
         so_far = fold.evidence.largest(self.index, self.moving)
-        now = directed(self.estimates, self.alpha)
+        now = self._directed()
         return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
+
+    def _directed(self) -> tuple[Floats, Floats]:
+        """Present logarithms of e-values above and below control, (K,)."""
+        return directed(self.estimates, self.alpha)
+
+    def _comparable(self) -> NDArray[np.bool_]:
+        """True, bool (K,), for arms whose difference to control has evidence and an interval."""
+        return self.estimates.comparable & self.valid
+
+    def proviso(self) -> str | None:
+        """Reason why there are no results on the metric, or not on all decisions; None without one."""
+        return None
 
     def _p_values(self, log_e: Floats) -> Floats:
         """Adjusted p-values, (K,); NaN where there is none."""
@@ -178,7 +196,7 @@ class MetricTable:
         return adjusted
 
     def _unadjusted(self, log_e: Floats) -> Floats:
-        return np.where(self.estimates.comparable & self.valid, p_value(log_e), np.nan)
+        return np.where(self._comparable(), p_value(log_e), np.nan)
 
     def unadjusted(self) -> Floats:
         """p-values of the arms that are compared with control, (K - 1,), adjusted for nothing; NaN for none."""
@@ -262,13 +280,14 @@ class MetricTable:
             difference=_number(estimates.differences.mean[arm]) if compared else None,
             difference_interval=self.difference_interval(arm),
             lift=_number(self.lifts.value[arm]) if liftable else None,
-            lift_interval=self._lift_interval(arm) if liftable and self._comparable(arm) else None,
+            lift_interval=self._lift_interval(arm) if liftable and self._comparable()[arm] else None,
             p_value=_number(self.p[arm]),
             probability_best=_number(self.aids[0][arm]),
             expected_loss=_number(self.aids[1][arm]),
             preview=None if still_open is None else self._preview(arm, *still_open),
             p_value_corrected=UNSET if self.corrected is None else _number(self.corrected[arm]),
             guardrail=self._guardrail(arm),
+            raw_mean=UNSET if self.raw_total is None else _number(self.raw_total[arm] / n) if n else None,
         )
 
     def _guardrail(self, arm: int) -> GuardrailResult | UnsetType | None:
@@ -289,16 +308,13 @@ class MetricTable:
 
     def difference_interval(self, arm: int) -> Interval | None:
         """Interval of the arm's difference to control, where there is one."""
-        if not self._comparable(arm):
+        if not self._comparable()[arm]:
             return None
         differences = self.estimates.differences
         mean, half = differences.mean[arm], differences.half_width(self.alpha)[arm]
         return (
             (float(mean - half), float(mean + half)) if math.isfinite(mean) and math.isfinite(half) else None
         )
-
-    def _comparable(self, arm: int) -> bool:
-        return self.valid and bool(self.estimates.comparable[arm])
 
     def _lift_interval(self, arm: int) -> Interval | None:
         if not self.lifts.bounded[arm]:

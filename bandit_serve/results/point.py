@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bandit_serve.results.history import BY_METRIC, Drawn, Point
-from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.regret_bound import regret_bound
+from bandit_serve.results.tables import table_of
 
 if TYPE_CHECKING:
     from bandit_serve.results.fold import ResultsFold
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def point_of(fold: ResultsFold) -> Point:
     record = fold.record
     experiment, n_arms = record.experiment, len(record.experiment.arms)
-    tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
+    tables = [table_of(fold, record, index) for index in range(len(experiment.metrics))]
     n = np.zeros((len(tables), n_arms), np.int64)
     numbers = {name: np.full(n.shape, np.nan) for name in BY_METRIC}
     for metric, table in enumerate(tables):

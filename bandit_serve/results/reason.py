@@ -23,9 +23,13 @@ def reason_of(
     pending: int,
     one_in: int,
     srm: Verdict,
+    told: Sequence[str] = (),
 ) -> str:
-    """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold."""
-    provisos = _provisos(record, objective, pending, one_in, srm)
+    """Reason in words, never empty. `pending` and `srm` as in the report, `one_in` as in the fold.
+
+    told: what the metrics have to say, each of itself.
+    """
+    provisos = [*_provisos(record, objective, pending, one_in, srm), *told]
     names = record.experiment.arm_names
     shown = judgement.winner if judgement.winner is not None else judgement.best
     finding = _finding(record, objective, None if shown is None else names[shown])

@@ -16,6 +16,7 @@ from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.metric_result import MetricResult, MetricTable
 from bandit_serve.results.reason import reason_of, reason_of_contests
 from bandit_serve.results.sequence import holm, p_value
+from bandit_serve.results.tables import table_of
 
 
 class ArmResult(Struct, frozen=True):
@@ -58,7 +59,7 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     """
     fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
     experiment = record.experiment
-    tables = [MetricTable(fold, record, index) for index in range(len(experiment.metrics))]
+    tables = [table_of(fold, record, index) for index in range(len(experiment.metrics))]
     objective = tables[experiment.metrics.index(experiment.objective)]
     srm = sample_ratio_of(fold, objective)
     still_open = fold.still_open()
@@ -70,8 +71,9 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
     interleaving = (
         UNSET if contests is None else contests.report(experiment.arm_names, experiment.control_arm)
     )
+    told = [proviso for table in tables if (proviso := table.proviso()) is not None]
     reason = (
-        reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict)
+        reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict, told)
         if interleaving is UNSET
         else reason_of_contests(record, interleaving, winner)
     )

@@ -15,8 +15,8 @@ from msgspec import Struct
 from bandit_serve.experiments.spec import Record
 from bandit_serve.experiments.stopping import MAX_EXPECTED
 from bandit_serve.results.fold import ResultsFold
-from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sequence import Sequence
+from bandit_serve.results.tables import table_of
 
 DAY_MS = 86_400_000
 HALVINGS = 60
@@ -41,7 +41,7 @@ def to_go(fold: ResultsFold, record: Record, effect: float | None = None) -> ToG
     experiment = record.experiment
     index = experiment.metrics.index(experiment.objective)
     analysed = int(fold.sums.counts()[index])
-    table = MetricTable(fold, record, index)
+    table = table_of(fold, record, index)
     if table.winner() is not None:
         return ToGo(0, 0.0)
     if experiment.stopping.horizon:

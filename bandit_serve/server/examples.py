@@ -189,7 +189,10 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
                 {"name": "challenger", "payload": {"colour": "green"}},
             ],
             "unit": "user",
-            "metrics": [{"name": "paid", "kind": "binary"}, {"name": "revenue", "kind": "continuous"}],
+            "metrics": [
+                {"name": "paid", "kind": "binary"},
+                {"name": "revenue", "kind": "continuous", "cap": 500},
+            ],
             "attribution": {"window": "24h", "missing": "zero"},
         },
         "bandit": {

@@ -209,11 +209,14 @@ JUMPING = _kinds(lambda policy: policy.jumps)
 
 LARGE = _number(-MAX_VALUE, MAX_VALUE)
 GUARDRAIL: Schema = {"required": ["role"], **having(role={"const": "guardrail"})}
+TWO_VALUED = names_of(lambda kind: kind.two_valued)
+NOT_NEGATIVE = names_of(lambda kind: not kind.takes_bounds and kind().floor >= 0.0)
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
     for name, kind in SERVED.items()
 ]
+NOT_CAPPED: Schema = {"not": {"required": ["cap"]}}
 METRIC: Schema = {
     "dependentSchemas": {
         "role": {
@@ -222,6 +225,13 @@ METRIC: Schema = {
         "margin": GUARDRAIL,
         "on_harm": GUARDRAIL,
         "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
+        "cap": {
+            "allOf": [
+                having(kind={"not": among(TWO_VALUED)}),
+                {"anyOf": [having(kind={"not": one_of(NOT_NEGATIVE)}), having(cap={"exclusiveMinimum": 0})]},
+            ]
+        },
+        "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), NOT_CAPPED]},
         "kind": {
             "anyOf": [
                 {
@@ -318,6 +328,7 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     """Rules that follow from the objective's kind."""
     rules = [
         objective(having(source={"const": "client"})),
+        objective({"not": {"required": ["quantile"]}}),
         {
             "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
@@ -416,7 +427,7 @@ BEYOND: Mapping[type, str] = {
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
-    Metric: "`low` is below `high`.",
+    Metric: "`low` is below `high`, and below `cap`.",
     ContextField: "`interactions` names other fields, each pair once.",
     AudienceRule: (
         f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "

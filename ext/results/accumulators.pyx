@@ -9,6 +9,7 @@ from libc.stdint cimport uint64_t
 
 import numpy as np
 
+from expansion cimport expansion_add
 from limits cimport MIN_SPREAD
 from outcome cimport outcome_learn, outcome_predict, outcome_see
 from place cimport place_of
@@ -67,6 +68,9 @@ cdef class Accumulators:
     `peak` and `score_peak`: largest distance from the origin that a dated value, and from its centre that its score,
     had before it was changed or taken back. Sums that held such numbers have lost the digits below theirs.
 
+    A metric may have a *cap*: what is analysed of a value is at most that. `enter`, `update` and `withdraw` are told the
+    values themselves, and add those up, too, so that a mean without the cap can stand beside.
+
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
     all, that of even shares of the arms at first.
@@ -88,6 +92,7 @@ cdef class Accumulators:
         state |= {name: np.zeros(n_metrics, np.uint64) for name in ("first_who", "first_number")}
         state |= {"plain_weight": np.array([0.5 / n_arms]), "contextual": np.array([contextual])}
         self.restore(state, control)
+        self.put_caps(np.full(n_metrics, np.inf))
 
     cdef int restore(self, dict state, Py_ssize_t control) except -1:
         self.n_metrics, self.n_arms = state["n"].shape
@@ -158,7 +163,45 @@ cdef class Accumulators:
         if "residual" not in state:
             state = with_residuals(state)
         self.restore(state if "dated" in state else with_dates(state), control)
+        self.put_caps(np.full(self.n_metrics, np.inf))
         return self
+
+    # -- caps
+
+    def put_caps(self, const double[::1] caps):
+        """Caps the values of each metric, float64 (M,), infinity for none. Nothing has been analysed on one that is."""
+        self.caps = caps.copy()
+        self.capped_some = bool(np.isfinite(caps).any())
+        self.raw_ = np.zeros((self.n_metrics, self.n_arms if self.capped_some else 0, 3))
+
+    def raw_state(self):
+        """Sums of the values without caps, float64 (M, K, 3): expansions (`expansion.pxd`); K is 0 without a cap."""
+        return {"expansions": np.array(self.raw_)}
+
+    def restore_raw(self, state):
+        """Takes over what `raw_state()` gave; `ValueError` for anything else."""
+        expansions = state["expansions"]
+        if expansions.shape != (<object> self.raw_).shape or not np.isfinite(expansions).all():
+            raise ValueError("the snapshot's sums without caps are not of its metrics and arms")
+        self.raw_ = expansions.copy()
+
+    def raw_total(self, Py_ssize_t metric):
+        """Sums of the values of one metric without its cap, float64 (K,)."""
+        if not 0 <= metric < self.n_metrics:
+            raise IndexError(f"expected a metric below {self.n_metrics}")
+        return np.asarray(self.raw_)[metric, :, 0].copy()
+
+    cdef double cut(self, Py_ssize_t m, double value) noexcept nogil:
+        """What is analysed of a value."""
+        return min(value, self.caps[m])
+
+    cdef double count(self, Py_ssize_t m, Py_ssize_t arm, double value, bint leaves) noexcept nogil:
+        """What is analysed of a value that enters or `leaves`, which goes into histograms and the sums without caps."""
+        if self.histograms is not None:
+            self.histograms.add(m, arm, value, -1 if leaves else 1)
+        if self.capped_some:
+            self.raw_[m, arm, 0] = expansion_add(self.raw_[m, arm, 0], &self.raw_[m, arm, 1], -value if leaves else value)
+        return self.cut(m, value)
 
     # -- the centres of values that may change
 
@@ -293,6 +336,8 @@ cdef class Accumulators:
         epochs["epoch_centre"] = np.pad(epochs["epoch_centre"], ((0, 0), (0, 0), (0, n_arms - n_before)))
         self.restore(state, self.control)
         self.restore_epochs(epochs)
+        if self.capped_some:
+            self.raw_ = np.pad(self.raw_, ((0, 0), (0, n_arms - n_before), (0, 0)))
         self.make_model(former)
         for name in self.model_columns if self.n_features else ():
             mine, its = self.model_columns[name], former_model[name]
@@ -303,6 +348,8 @@ cdef class Accumulators:
                 mine.reshape(self.n_metrics, n_arms, *its.shape[1:])[:, :n_before] = its.reshape(shape)
         if self.beginnings is not None:
             self.beginnings.grow(n_arms)
+        if self.histograms is not None:
+            self.histograms.grow(n_arms)
 
     cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil:
         """Shifted value that arm k is thought to bring: its mean with one observation of the pooled mean added."""
@@ -350,6 +397,7 @@ cdef class Accumulators:
         cdef double value, control_inverse = 0.0, control_score = 0.0, inverse, score, difference, w, before, after
         cdef double mu
         cdef bint first = self.analysed_[m] == 0
+        y = self.count(m, arm, y, False)
         if first:
             self.origin_[m] = y
             self.first_who_[m] = who
@@ -429,6 +477,7 @@ cdef class Accumulators:
         `e` NULL: the first `all_of` arms had a share, and it was `plain`. Of one that is not `dated` the centres of its
         scores are not known any more; their squares change as if these had been the arms' centres of now.
         """
+        old, new = self.count(m, arm, old, True), self.count(m, arm, new, False)
         cdef Py_ssize_t k, c = self.control
         cdef double change = new - old, inverse = 1.0 / max(propensity, MIN_SHARE), step = change * inverse
         cdef Py_ssize_t epoch = self.epoch_of(m, dated, time_ms)
@@ -494,11 +543,13 @@ cdef class Accumulators:
         """
         cdef Py_ssize_t epoch = self.epoch_of(m, dated, time_ms)
         cdef Py_ssize_t k, c = self.control
-        cdef double value = y - self.origin_[m], control_inverse = 0.0, control_score = 0.0
+        cdef double value, control_inverse = 0.0, control_score = 0.0
         cdef double inverse, score, mu, difference, w, before
         cdef bint first = who == self.first_who_[m] and number == self.first_number_[m]
         if self.n_[m, arm] == 0:
             return
+        y = self.count(m, arm, y, True)
+        value = y - self.origin_[m]
         if self.beginnings is not None:
             self.beginnings.give_up(m, arm)
         if self.analysed_[m] == 1:
@@ -583,6 +634,9 @@ cdef class Accumulators:
         """Nothing of the metric is analysed any more."""
         for column in self.views().values():
             np.asarray(column)[m] = 0
+        np.asarray(self.raw_)[m] = 0
+        if self.histograms is not None:
+            self.histograms.clear(m)
         self.n_epochs_[m] = 0
         np.asarray(self.epoch_ms_)[m] = 0
         np.asarray(self.epoch_centre_)[m] = 0

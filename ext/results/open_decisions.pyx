@@ -404,7 +404,7 @@ cdef class OpenDecisions:
                 continue
             n[self.held_arm[held]] += not self.held_flags[held] & SEEN
             for m in range(self.sums.n_metrics):
-                total[m, self.held_arm[held]] += self.held_values[held, m]
+                total[m, self.held_arm[held]] += self.sums.cut(m, self.held_values[held, m])
         return np.asarray(n), np.asarray(total)
 
     cdef int tidy_blocks(self, Py_ssize_t n) except -1:

@@ -359,7 +359,7 @@ cdef class Units:
                 n[self.arm[row]] += 1
                 for m in range(self.sums.n_metrics):
                     if not isnan(self.values[row, m]):
-                        total[m, self.arm[row]] += self.value(<int32_t> row, m)
+                        total[m, self.arm[row]] += self.sums.cut(m, self.value(<int32_t> row, m))
         return np.asarray(n), np.asarray(total)
 
     cdef int widen(self, Py_ssize_t room) except -1:

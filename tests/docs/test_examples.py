@@ -67,6 +67,7 @@ PAGES = {
         ("curl -sf -X POST http://127.0.0.1:8000/v1/experiments/checkout-flow/arms",),
         ("checkout-flow: created",),
     ),
+    "docs/metrics.md": Page(),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),

@@ -59,7 +59,8 @@ WHOLE: dict[str, Any] = {
             "low": -1.0,
             "high": 2.0,
         },
-        {"name": "clicks", "kind": "count", "role": "secondary"},
+        {"name": "clicks", "kind": "count", "role": "secondary", "cap": 30.0},
+        {"name": "waited_s", "kind": "continuous", "goal": "minimize", "role": "secondary", "quantile": 0.95},
         {
             "name": "latency_ms",
             "kind": "continuous",

@@ -32,6 +32,8 @@ class Metric:
     low: float | None = None
     high: float | None = None
     source: str = "client"
+    cap: float | None = None
+    quantile: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,10 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class MetricResult:
-    """One arm on one metric, compared with control where it is not control itself."""
+    """One arm on one metric, compared with control where it is not control itself.
+
+    `raw_mean`, of a metric with a cap, is the mean without it.
+    """
 
     n: int
     mean: float | None
@@ -150,6 +155,7 @@ class MetricResult:
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None = None
+    raw_mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
