@@ -40,7 +40,6 @@ def explanation(fold: ResultsFold, report: Report, changes: Iterable[TimelineCha
     """Explanation of a `report` of this fold, with all `changes` of the experiment."""
     fold = fold.complete()
     over_time = OverTime.of(fold)
-    experiment = fold.record.experiment
     table = objective_table(fold, fold.record)
     return Explanation(
         report.experiment,
