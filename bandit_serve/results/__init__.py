@@ -3,11 +3,13 @@
 from bandit_serve.results.decision import Decision
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
+from bandit_serve.results.non_inferiority import GuardrailResult
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report
 
 __all__ = [
     "ArmResult",
     "Decision",
+    "GuardrailResult",
     "MetricResult",
     "Preview",
     "Report",

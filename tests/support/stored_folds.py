@@ -16,6 +16,7 @@ from bandit_serve.registry.registry import Registry, decode_registry_event
 from bandit_serve.replication.replay import replay
 from bandit_serve.replication.tail import READ_COUNT, Tail
 from bandit_serve.results import Report, ResultsFold, report
+from bandit_serve.results.fold import CODEC
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
@@ -50,6 +51,13 @@ async def fold_all(url: str) -> dict[str, Any]:
         await store.close()
 
 
+def as_it_was_kept(fold: ResultsFold) -> bytes:
+    """State without the decision: it is noted where a log is read, and builds that wrote these files noted none."""
+    state = CODEC.unpack(fold.state())
+    state.columns.pop("decision", None)
+    return CODEC.pack(state)
+
+
 def as_it_was(about: Report) -> Any:
     """Report without what reports did not have when the files were written."""
     shown = msgspec.to_builtins(about)
@@ -77,7 +85,7 @@ async def fold_results(store: Store, owner: str, repairs: Repairs) -> ResultsFol
     for offset in await store.snapshot_offsets(owner, "results"):
         snapshot = await store.read_snapshot(owner, "results", offset)
         assert snapshot is not None
-        snapshots[offset] = ResultsFold.from_state(offset, snapshot.state).state()
+        snapshots[offset] = as_it_was_kept(ResultsFold.from_state(offset, snapshot.state))
     fold = None
     async for page in pages(store, owner, START):
         for entry in page.entries:
@@ -87,7 +95,7 @@ async def fold_results(store: Store, owner: str, repairs: Repairs) -> ResultsFol
                 fold = ResultsFold(created.record)
             fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
             state = snapshots.pop(entry.offset, None)
-            assert state is None or state == fold.state(), f"the results of {owner} at {entry.offset}"
+            assert state is None or state == as_it_was_kept(fold), f"the results of {owner} at {entry.offset}"
     assert not snapshots, f"of {owner}: {list(snapshots)}"
     assert fold is not None
     return fold
