@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from bandit_serve.cli.output import print_table, say
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.spec import Experiment
-from bandit_serve.results import ArmResult, MetricResult, Report
+from bandit_serve.results import ArmResult, Decision, GuardrailResult, MetricResult, Report
 
 NONE = "–"
 SRM = {
@@ -26,7 +28,15 @@ def print_results(report: Report, experiment: Experiment) -> None:
         say(f"Pending: {report.pending} whose window has not closed.")
     if experiment.unit == "user":
         say(f"Crossovers: {report.crossovers} units that were later served another arm.")
+    say(f"Decision: {_decision(report.decision)}.")
     say(f"Winner: {report.winner or 'none'}. {report.reason}")
+
+
+def _decision(decision: Decision) -> str:
+    text = decision.state.replace("_", " ")
+    if decision.arm is not UNSET:
+        text += f", {decision.arm}"
+    return text if decision.since is UNSET else f"{text}, since {decision.since}"
 
 
 def _print_metric(report: Report, experiment: Experiment, metric: Metric) -> None:
@@ -38,6 +48,18 @@ def _print_metric(report: Report, experiment: Experiment, metric: Metric) -> Non
         [_row(arm, arm.metrics[metric.name], experiment) for arm in report.arms],
         numbers=("Share", "n", "Mean", "To control", "p", "P(best)"),
     )
+    guarded = [(arm.name, arm.metrics[metric.name].guardrail) for arm in report.arms]
+    if metric.is_guardrail:
+        say("Guardrail: safe where the worst that the difference can be is within the margin.")
+        print_table(
+            ("Arm", "Verdict", "Margin", "At worst"),
+            [
+                (name, of.verdict, _number(of.margin), _number(of.bound, sign="+"))
+                for name, of in guarded
+                if isinstance(of, GuardrailResult)
+            ],
+            numbers=("Margin", "At worst"),
+        )
     previews = [(arm.name, arm.metrics[metric.name].preview) for arm in report.arms]
     if any(preview is not None for _, preview in previews):
         say("Preview, not final: what is still open, by its rewards so far.")
@@ -70,6 +92,10 @@ def _with_interval(value: float | None, interval: tuple[float, float] | None, si
         return NONE
     text = f"{value:{sign}.4g}"
     return text if interval is None else f"{text}\n[{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return NONE if value is None else f"{value:{sign}.4g}"
 
 
 def p_text(value: float) -> str:

@@ -4,6 +4,7 @@ from bandit_serve.results.decision import Decision
 from bandit_serve.results.explanation import Explanation, explanation
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, Preview
+from bandit_serve.results.non_inferiority import GuardrailResult
 from bandit_serve.results.over_time import (
     MetricHistory,
     ResultsHistory,
@@ -18,6 +19,7 @@ __all__ = [
     "ArmResult",
     "Decision",
     "Explanation",
+    "GuardrailResult",
     "MetricHistory",
     "MetricResult",
     "Preview",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.results import Report, ResultsFold, report
 from bandit_serve.results.decision import Decision, judge
 from bandit_serve.results.fold import CODEC
+from bandit_serve.results.metric_result import MetricTable
 
 SALE = Metric(name="sale", kind="binary")
 MS = Metric(name="ms", kind="continuous", goal="minimize", role="guardrail", margin=Margin(relative=0.1))
@@ -178,16 +178,22 @@ def test_p_values_are_corrected_over_metrics_and_arms_but_guardrails() -> None:
     metrics = (SALE, Metric(name="worth", kind="continuous"), msgspec.structs.replace(MS, name="guard"))
     traffic = Traffic(3, metrics).run(10, [0.1, 0.12, 0.15], [200.0, 203.0, 206.0])
     shown = traffic.report
-    rows = [arm.metrics[name] for name in ("sale", "worth") for arm in shown.arms]
-    corrected = [row.p_value_corrected for row in rows if row.difference is not None]
-    assert len(corrected) == 4
-    tables = [np.log(np.array([row.p_value for row in rows if row.difference is not None]))]
-    assert all(math.isfinite(each) for each in tables[0])
-    for row in rows:
-        if row.p_value is not None:
-            assert row.p_value <= row.p_value_corrected <= min(1.0, 2 * row.p_value + 1e-12)
-    assert rows[0].p_value_corrected is None
-    assert shown.arms[1].metrics["guard"].p_value_corrected is UNSET
+    raw = {
+        (name, arm): p
+        for index, name in enumerate(("sale", "worth"))
+        for arm, p in zip(
+            "bc", MetricTable(traffic.fold, traffic.fold.record, index).unadjusted(), strict=True
+        )
+    }
+    so_far, expected = 0.0, {}
+    for rank, each in enumerate(sorted(raw, key=raw.__getitem__)):
+        so_far = max(so_far, min(1.0, raw[each] * (4 - rank)))
+        expected[each] = so_far
+    assert len(set(expected.values())) > 1
+    rows = {arm.name: arm.metrics for arm in shown.arms}
+    assert {each: rows[each[1]][each[0]].p_value_corrected for each in raw} == pytest.approx(expected)
+    assert rows["a"]["sale"].p_value_corrected is None
+    assert rows["b"]["guard"].p_value_corrected is UNSET
 
 
 def test_with_one_metric_there_is_nothing_to_correct_over() -> None:

@@ -82,6 +82,7 @@ def test_the_shape_is_that_of_the_contract():
     document = json.loads(msgspec.json.encode(report(fold, fold.record, {"a": 0.4, "b": 0.6}, START_MS)))
     assert set(document) == {
         "experiment", "status", "as_of", "arms", "srm", "pending", "crossovers", "winner", "reason",
+        "decision",
     }  # fmt: skip
     assert document["as_of"] == "2023-11-14T22:13:20.000Z"
     assert [arm["name"] for arm in document["arms"]] == ["a", "b"]

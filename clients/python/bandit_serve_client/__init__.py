@@ -32,7 +32,15 @@ from bandit_serve_client.errors import (
     UnexpectedAnswer,
     Unsendable,
 )
-from bandit_serve_client.experiments import ArmResult, Experiment, HistoryEntry, MetricResult, Results
+from bandit_serve_client.experiments import (
+    ArmResult,
+    DecisionSoFar,
+    Experiment,
+    GuardrailResult,
+    HistoryEntry,
+    MetricResult,
+    Results,
+)
 from bandit_serve_client.fallback import Default
 from bandit_serve_client.models import Health, Model, ModelSummary, Version
 from bandit_serve_client.open_decision import OpenDecision
@@ -49,11 +57,13 @@ __all__ = [
     "Conflict",
     "Decision",
     "DecisionRequest",
+    "DecisionSoFar",
     "Default",
     "Experiment",
     "FieldMistake",
     "FixedOnceCreated",
     "Forbidden",
+    "GuardrailResult",
     "Health",
     "HistoryEntry",
     "InvalidRequest",

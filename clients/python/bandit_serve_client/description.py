@@ -16,6 +16,7 @@ DEFAULTS: dict[str, Any] = {
     "policy": {"kind": "fixed_split"},
     "goal": "maximize",
     "source": "client",
+    "on_harm": "report",
     "window": "1h",
     "min_samples": 0,
     "alpha": 0.05,

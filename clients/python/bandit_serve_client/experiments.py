@@ -22,8 +22,19 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Margin:
+    """Loss to control that a guardrail allows: in units of the metric, or as a part of control's mean."""
+
+    absolute: float | None = None
+    relative: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
-    """Quantity that rewards measure; the service measures those with `source` `served` itself."""
+    """Quantity that rewards measure; the service measures those with `source` `served` itself.
+
+    Guardrails, by their `role`, have a `margin`; `on_harm` says what becomes of an arm that makes one worse.
+    """
 
     name: str
     kind: str
@@ -34,6 +45,8 @@ class Metric:
     source: str = "client"
     cap: float | None = None
     quantile: float | None = None
+    margin: Margin | None = None
+    on_harm: str = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,15 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardrailResult:
+    """Verdict on an arm: `safe`, `harm` or `undecided`. It is safe where `bound`, at worst, is within `margin`."""
+
+    verdict: str
+    margin: float | None
+    bound: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class MetricResult:
     """One arm on one metric, compared with control where it is not control itself.
 
@@ -156,6 +178,8 @@ class MetricResult:
     expected_loss: float | None
     preview: Preview | None = None
     raw_mean: float | None = None
+    p_value_corrected: float | None = None
+    guardrail: GuardrailResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +201,17 @@ class SampleRatio:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionSoFar:
+    """Decision of the objective and the guardrails: `undecided`, `winner`, `harm`, `no_difference`; and since when."""
+
+    state: str
+    arm: str | None = None
+    since: str | None = None
+    samples_to_go: int | None = None
+    days_to_go: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """Results so far. They cover every reward that was acknowledged before they were asked for."""
 
@@ -189,6 +224,7 @@ class Results:
     crossovers: int
     winner: str | None
     reason: str
+    decision: DecisionSoFar | None = None
 
     def arm(self, name: str) -> ArmResult:
         """Returns the results of one arm. Raises KeyError where there is none."""
