@@ -216,6 +216,7 @@ class ExperimentChanges:
 
         def added(record: Record) -> Record:
             require_changeable(record)
+            require_no_horizon(record)
             if arm.name in record.experiment.arm_names:
                 raise Conflict(
                     f"The experiment {name!r} has or had an arm {arm.name!r}; names of arms are not reused."
@@ -383,6 +384,15 @@ def require_changeable(record: Record) -> None:
     """Raises `Conflict` where the experiment is stopped, so that its arms are final."""
     if record.status == "stopped":
         raise Conflict(f"The experiment {record.experiment.id!r} is stopped; its arms are final.")
+
+
+def require_no_horizon(record: Record) -> None:
+    """Raises `Conflict` where the experiment is on its way to an end that its arms were planned for."""
+    if record.experiment.stopping.horizon and record.status != "draft":
+        raise Conflict(
+            f"The experiment {record.experiment.id!r} is on its way to a fixed end, for the arms that it has: "
+            "another one needs an experiment of its own."
+        )
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:

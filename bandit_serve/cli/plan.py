@@ -19,8 +19,10 @@ from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.errors import InvalidInput, UsageError
 from bandit_serve.results.plan_request import (
     PlanRequest,
+    Seen,
     design_from,
     design_of,
+    metric_of,
     planned,
     require_complete,
 )
@@ -160,8 +162,9 @@ def _design_from(settings: Settings, request: PlanRequest) -> Design:
     async def read(url: str) -> Design:
         async with following(settings, url) as node:
             live = await node.experiment_changes.known(request.experiment or "")
-            record = live.record
-            return await node.results.up_to_now(live, lambda fold: design_from(request, fold, record))
+            index = metric_of(request, live.record)
+            seen = await node.results.up_to_now(live, lambda fold: Seen.of(fold, index))
+            return design_from(request, live.record, seen)
 
     with store_url(settings) as url:
         return asyncio.run(read(url))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Struct
 
 from bandit_serve.base.mistakes import expected_one_of
@@ -100,38 +100,67 @@ def design_of(request: PlanRequest) -> Design:
     )
 
 
-def design_from(request: PlanRequest, fold: ResultsFold, record: Record) -> Design:
-    """Design of a request that names an experiment: what the request does not say is the experiment's.
+class Seen(NamedTuple):
+    """Numbers of control in an experiment's log, of one metric, and how much of it there is in all and a day."""
 
-    Raises `InvalidInput` where it has no such metric, `Conflict` where control has too few observations for a baseline.
-    """
-    fold = fold.complete()
+    n: int
+    mean: float
+    variance: float
+    lost: bool
+    analysed: int
+    a_day: float | None
+
+    @classmethod
+    def of(cls, fold: ResultsFold, index: int) -> Seen:
+        fold = fold.complete()
+        experiment = fold.record.experiment
+        sums, control = Sums.of(fold.sums, index), experiment.control_arm
+        lost = sums.lost(KINDS[experiment.metrics[index].kind], moving=False)
+        return cls(
+            int(sums.n[control]),
+            float(sums.mean[control]),
+            float(sums.sample_variance[control]),
+            bool(lost[control]),
+            int(sums.analysed),
+            fold.a_day,
+        )
+
+
+def metric_of(request: PlanRequest, record: Record) -> int:
+    """Index of the metric that a request is about; raises `InvalidInput` where the experiment has no such metric."""
     experiment = record.experiment
     names = [metric.name for metric in experiment.metrics]
     name = request.metric or experiment.objective.name
     if name not in names:
-        detail = f"{expected_one_of(name, names)}, not {name!r}"
-        raise InvalidInput(f"metric: {detail}.", [FieldError("metric", detail)])
-    index, control = names.index(name), experiment.control_arm
-    stopping, kind = experiment.stopping, KINDS[experiment.metrics[index].kind]
-    sums = Sums.of(fold.sums, index)
-    n, mean, variance = int(sums.n[control]), float(sums.mean[control]), float(sums.sample_variance[control])
-    if n < MIN_OBSERVATIONS:
+        raise _invalid("metric", f"{expected_one_of(name, names)}, not {name!r}")
+    return names.index(name)
+
+
+def design_from(request: PlanRequest, record: Record, seen: Seen) -> Design:
+    """Design of a request that names an experiment: what the request does not say is the experiment's.
+
+    Raises `Conflict` where control has too few observations for a baseline.
+    """
+    experiment, stopping = record.experiment, record.experiment.stopping
+    metric = experiment.metrics[metric_of(request, record)]
+    if seen.n < MIN_OBSERVATIONS:
         raise Conflict(
-            f"Control of {experiment.id!r} has {n} observations of {name}; a baseline needs {MIN_OBSERVATIONS}."
+            f"Control of {experiment.id!r} has {seen.n} observations of {metric.name}; "
+            f"a baseline needs {MIN_OBSERVATIONS}."
         )
-    if sums.lost(kind, moving=False)[control] or not variance > MIN_SD**2:
-        raise Conflict(f"The values of {name} in {experiment.id!r} do not vary as far as is known.")
+    if seen.lost or not seen.variance > MIN_SD**2:
+        raise Conflict(f"The values of {metric.name} in {experiment.id!r} do not vary as far as is known.")
+    two_valued = metric.traits.two_valued
     started = record.status != "draft"
     return Design(
-        Law(mean, 0.0, two_valued=True) if kind.two_valued else Law(mean, float(np.sqrt(variance))),
+        Law(seen.mean, 0.0 if two_valued else math.sqrt(seen.variance), two_valued),
         _shares(record) if request.arms is None else even_shares(request.arms),
         request.alpha or stopping.alpha,
         request.power,
         request.looks or stopping.n_looks,
-        request.traffic or fold.a_day,
+        request.traffic or seen.a_day,
         request.expected_samples or (stopping.tuned_for if started and not stopping.horizon else None),
-        int(sums.analysed),
+        seen.analysed,
     )
 
 

@@ -8,8 +8,10 @@ from aiohttp import web
 
 from bandit_serve.results.plan_request import (
     PlanRequest,
+    Seen,
     design_from,
     design_of,
+    metric_of,
     planned,
     require_complete,
 )
@@ -31,10 +33,9 @@ class PlanHandlers:
             design = design_of(asked)
         else:
             live = await self._service.node.experiment_changes.known(asked.experiment)
-            record = live.record
-            design = await self._service.node.results.up_to_now(
-                live, lambda fold: design_from(asked, fold, record)
-            )
+            index = metric_of(asked, live.record)
+            seen = await self._service.node.results.up_to_now(live, lambda fold: Seen.of(fold, index))
+            design = design_from(asked, live.record, seen)
         async with self._turn:
             found = await asyncio.to_thread(planned, asked, design)
         return answer(request, found)
