@@ -21,6 +21,7 @@ from bandit_serve.experiments.checks import OTHER_ARMS, validated
 from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.experiments.stopping import EXPECTED_SAMPLES
 from bandit_serve.metrics import KINDS, MetricKind
 
 ExperimentCheck = Callable[[Experiment], object]
@@ -49,6 +50,7 @@ _CAUSES = [
     (r"keep_assigned", r"unit|policy\.kind"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
     (r"stopping\.rule", r"policy\.kind"),
+    (r"stopping\.(looks|expected_samples)", r"stopping\.mode"),
     (r"policy\.kind", rf"{_METRICS}|unit"),
     (r"policy\.(min_share|max_share)", r"arms|policy\.(min_share|max_share)"),
     (r"policy\.(prior|pseudo_history)\b.*", _METRICS),
@@ -197,6 +199,8 @@ def _replace(document: Any, at: str, number: int) -> str:
             _bound(holder)
         case "attribution.missing":
             document["attribution"] = _only(document.get("attribution"), "window") | {"missing": "ignore"}
+        case "stopping.expected_samples" if isinstance(holder, dict):
+            holder[key] = EXPECTED_SAMPLES
         case "policy.kind":
             holder |= {"kind": "fixed_split"}
             for own in OWN:

@@ -289,6 +289,7 @@ class ExperimentChanges:
 
         def added(record: Record) -> Record:
             require_changeable(record)
+            require_no_horizon(record)
             if arm.name in record.experiment.arm_names:
                 raise Conflict(
                     f"The experiment {name!r} has or had an arm {arm.name!r}; names of arms are not reused."
@@ -457,6 +458,15 @@ def require_changeable(record: Record, why: str = "its arms are final") -> None:
     """Raises `Conflict` where the experiment is stopped; `why` ends its sentence."""
     if record.status == "stopped":
         raise Conflict(f"The experiment {record.experiment.id!r} is stopped; {why}.")
+
+
+def require_no_horizon(record: Record) -> None:
+    """Raises `Conflict` where the experiment is on its way to an end that its arms were planned for."""
+    if record.experiment.stopping.horizon and record.status != "draft":
+        raise Conflict(
+            f"The experiment {record.experiment.id!r} is on its way to a fixed end, for the arms that it has: "
+            "another one needs an experiment of its own."
+        )
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:

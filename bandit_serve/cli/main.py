@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": "replay.replay_all",
     "doctor": "doctor.doctor",
     "repair": "repair.repair",
+    "plan": "plan.plan",
     "simulate": "simulate.simulate",
     "train": "train.train_models",
     "learn": "learn.learn",

@@ -38,7 +38,6 @@ from bandit_serve.results.horizon import Looks
 from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
 from bandit_serve.results.point import point_of
 from bandit_serve.results.sequence import Floats
-from bandit_serve.results.traffic import Traffic
 
 MAX_VECTOR_BYTES = 64 * 2**20
 """Bytes of share vectors with `unit: request`: more are thinned out."""
@@ -48,6 +47,9 @@ MAX_UNIT_BYTES = 96 * 2**20
 """Bytes of units with `unit: user`: from then on fewer new ones are taken. They never exceed 3.5 times that, which fits
 into one value of the store.
 """
+
+DAY_MS = 86_400_000
+MIN_RATE_MS = 60_000
 
 StillOpen = tuple[NDArray[np.int64], Floats]
 
@@ -107,19 +109,20 @@ class ResultsFold:
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
         self.looks = Looks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
-        self._traffic = Traffic.none()
         self.contests = _contests(experiment)
         self.history = PastResults(n_metrics, n_arms)
 
     @property
     def a_day(self) -> float | None:
-        """Values of the objective that were analysed a day lately; None where nothing came (`traffic.py`)."""
-        return self._traffic.a_day(self.now_ms, int(self.exposures.sum()), self._analysed)
+        """Values of the objective a day since the experiment was started, those to come of open windows included.
 
-    @property
-    def _analysed(self) -> int:
-        experiment = self.record.experiment
-        return int(self.sums.counts()[experiment.metrics.index(experiment.objective)])
+        None before there has been a minute of it.
+        """
+        experiment, started_ms = self.record.experiment, self.record.started_ms
+        if started_ms is None or self.now_ms - started_ms < MIN_RATE_MS:
+            return None
+        n = int(self.sums.counts()[experiment.metrics.index(experiment.objective)]) + self.pending
+        return n * DAY_MS / (self.now_ms - started_ms) if n else None
 
     @property
     def pending(self) -> int:
@@ -218,8 +221,6 @@ class ResultsFold:
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
         x = columns.features(event.x, len(rows.arms), self.sums.n_features)
-        if self._traffic.begins_day(time_ms):
-            self._traffic.note(time_ms, int(self.exposures.sum()), self._analysed)
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -347,8 +348,6 @@ class ResultsFold:
             parts["quantiles"] = self.sums.histograms.state()
         if self.looks is not None and len(self.looks.n):
             parts["looks"] = vars(self.looks)
-        if len(self._traffic.since_ms):
-            parts["traffic"] = vars(self._traffic)
         if self.contests is not None:
             parts["contests"] = self.contests.state()
         if self.history.so_far.decisions:
@@ -425,8 +424,6 @@ class ResultsFold:
             if fold.looks is None:
                 raise ValueError("there are looks of an experiment without any")
             fold.looks = Looks.from_state(state["looks"], len(experiment.metrics), len(experiment.arms))
-        if "traffic" in state:
-            fold._traffic = Traffic.from_state(state["traffic"])
         if fold.contests is not None:
             fold.contests.restore(state["contests"])
         if "history" in state:
@@ -439,7 +436,6 @@ class ResultsFold:
 SOMETIMES: StateColumns = {
     "decision": {"noted": np.zeros(3, np.int64)},
     "looks": vars(Looks.none(0, 0)),
-    "traffic": vars(Traffic.none()),
 }
 """Parts that a state has once there is something in them."""
 

@@ -14,11 +14,10 @@ from msgspec import Struct
 
 from bandit_serve.experiments.spec import Record
 from bandit_serve.experiments.stopping import MAX_EXPECTED
-from bandit_serve.results.fold import ResultsFold
+from bandit_serve.results.fold import DAY_MS, ResultsFold
 from bandit_serve.results.sequence import Sequence
 from bandit_serve.results.tables import table_of
 
-DAY_MS = 86_400_000
 HALVINGS = 60
 MIN_EFFECT = 0.1
 """Standard errors that a difference has to be apart from 0 before it says how long it will take."""
@@ -86,7 +85,7 @@ def _growth(differences: Sequence, arm: int, alpha: float, comparisons: int, eff
 
 
 def _of(fold: ResultsFold, record: Record, samples: int) -> ToGo:
-    """Days in which so many observations come: at the traffic of late, and analysed once their window has closed."""
+    """Days in which so many observations come, at the traffic so far, and are analysed once their window has closed."""
     experiment, a_day = record.experiment, fold.a_day
     if samples == 0:
         return ToGo(0, 0.0)

@@ -52,6 +52,8 @@ from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.results import Report, ResultsHistory, Timeline
 from bandit_serve.results.history import MAX_POINTS
 from bandit_serve.results.over_time import TIMELINE_POINTS
+from bandit_serve.results.plan_request import PlanRequest
+from bandit_serve.results.planning import ExperimentPlan
 from bandit_serve.server.admission import Admission
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.cors import CrossOrigin
@@ -79,6 +81,7 @@ from bandit_serve.server.handlers.models import (
     VersionMetadata,
 )
 from bandit_serve.server.handlers.operations import Health, OperationHandlers, Stats
+from bandit_serve.server.handlers.plans import PlanHandlers
 from bandit_serve.server.handlers.rewards import RewardHandlers
 from bandit_serve.server.lane import Endpoint, Lane
 from bandit_serve.server.openapi import document
@@ -355,6 +358,17 @@ ROUTES: tuple[Route, ...] = (
         answers=Stats,
         refuses=(413,),
         operation="getStats",
+    ),
+    Route(
+        "POST",
+        "/v1/plan",
+        "plans.plan",
+        "Plans an experiment: observations, days and power.",
+        PlanRequest,
+        ExperimentPlan,
+        refuses=(404, 409),
+        max_body=REASON_BYTES,
+        operation="plan",
     ),
     Route(
         "POST",
@@ -707,6 +721,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
         "inference": InferenceHandlers(service),
         "experiments": ExperimentHandlers(service),
         "models": ModelHandlers(service),
+        "plans": PlanHandlers(service),
         "operations": OperationHandlers(service, document(ROUTES)),
     }
     routes: dict[web.AbstractRoute, Route] = {}

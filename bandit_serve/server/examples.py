@@ -27,6 +27,8 @@ from bandit_serve.api.inference import (
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.results.plan_request import PlanRequest
+from bandit_serve.results.planning import ExperimentPlan
 from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest, VersionMetadata
 from bandit_serve.server.route import BatchAnswer
@@ -58,6 +60,7 @@ FLAG = {
     "reason": "SPLIT",
     "metadata": {"experiment": "ranker-v2", "propensity": 0.74, "decision_id": TOKEN},
 }
+EFFECT = {"absolute": 0.005, "relative": 0.05}
 FEATURES = {"income": 52000.0, "age": 41, "country": "de"}
 OUTPUTS = {"label": "repaid", "probabilities": [0.08, 0.92]}
 REFUSED = {
@@ -265,6 +268,40 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     ReasonRequest: {"reason": {"reason": "the button was broken on phones"}},
     LayerRequest: {"share": {"name": "checkout", "share": 0.4, "reason": "another one has ended"}},
     StopRequest: {"winner": {"winner": "challenger", "reason": "beats control"}},
+    PlanRequest: {
+        "effect": {"baseline": {"rate": 0.1}, "effect": {"relative": 0.05}, "traffic": 4000},
+        "days": {"baseline": {"mean": 20.5, "sd": 31.0}, "days": 14, "traffic": 4000, "correlation": 0.6},
+        "experiment": {"experiment": "checkout-button", "effect": {"relative": 0.05}},
+    },
+    ExperimentPlan: {
+        "effect": {
+            "baseline": {"rate": 0.1},
+            "traffic": 4000.0,
+            "alpha": 0.05,
+            "power": 0.8,
+            "arms": 2,
+            "fixed": {"n": 115528, "days": 28.882, "effect": EFFECT, "power": 0.8},
+            "anytime": {
+                "n": 191640,
+                "days": 47.91,
+                "effect": EFFECT,
+                "power": 0.8,
+                "mean_n": 129397,
+                "mean_days": 32.35,
+                "expected_samples": 115527,
+            },
+            "horizon": {
+                "n": 118384,
+                "days": 29.596,
+                "effect": EFFECT,
+                "power": 0.8,
+                "mean_n": 95152,
+                "mean_days": 23.788,
+                "expected_samples": 118384,
+                "looks": 5,
+            },
+        }
+    },
     VersionMetadata: {
         "remote": {
             "version": "v3",

@@ -36,6 +36,7 @@ from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
+from bandit_serve.results.plan_request import Baseline, Effect, PlanRequest
 from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
@@ -153,6 +154,40 @@ FORMS: Mapping[type, tuple[Form, ...]] = {
             only={"rewards": {"type": "array", "maxItems": MAX_REWARDS, "items": {"oneOf": REWARD_FORMS}}},
         ),
     ),
+    Baseline: (
+        Form("RateBaseline", "Rate of values 0 and 1.", ("rate",), ("mean", "sd"), ignored=("mean", "sd")),
+        Form(
+            "NumberBaseline",
+            "Mean of any numbers, and their standard deviation.",
+            ("mean", "sd"),
+            ("rate",),
+            ignored=("rate",),
+        ),
+    ),
+    Effect: (
+        Form(
+            "AbsoluteEffect", "In the metric's own unit.", ("absolute",), ("relative",), ignored=("relative",)
+        ),
+        Form(
+            "RelativeEffect", "A part of control's mean.", ("relative",), ("absolute",), ignored=("absolute",)
+        ),
+    ),
+    PlanRequest: (
+        Form(
+            "PlanFromBaseline",
+            "Before there is an experiment.",
+            ("baseline",),
+            ("experiment", "metric"),
+            ignored=("experiment", "metric"),
+        ),
+        Form(
+            "PlanFromExperiment",
+            "With the baseline, the shares and the traffic of an experiment's own log.",
+            ("experiment",),
+            ("baseline",),
+            ignored=("baseline",),
+        ),
+    ),
     DecideBatch: (
         Form(
             "DecideRequests",
@@ -205,6 +240,7 @@ def _number(least: float, most: float) -> Schema:
 
 
 CONTEXTUAL = _kinds(lambda policy: policy.contextual)
+MOVING = _kinds(lambda policy: policy.kind != "fixed_split")
 JUMPING = _kinds(lambda policy: policy.jumps)
 
 LARGE = _number(-MAX_VALUE, MAX_VALUE)
@@ -264,6 +300,17 @@ FIELD: Schema = {
 MARGIN: Schema = {"oneOf": [{"required": ["absolute"]}, {"required": ["relative"]}]}
 ARM: Schema = {"dependentSchemas": {**where("model", given("version")), **where("version", given("model"))}}
 STOPPING_RULE: Schema = {"minProperties": 1, "maxProperties": 1}
+STOPPING: Schema = {
+    "dependentSchemas": {
+        "mode": {
+            "anyOf": [
+                having(mode={"const": "anytime"}),
+                {"required": ["expected_samples"], **having(duration=NULL)},
+            ]
+        },
+        "looks": {"required": ["mode"], **having(mode={"const": "horizon"})},
+    },
+}
 
 
 AUDIENCE: Schema = {
@@ -370,6 +417,7 @@ EXPERIMENT: Schema = {
                     ]
                 },
                 _excludes(JUMPING, having(unit={"const": "request"})),
+                _excludes(MOVING, having(stopping=having(mode={"not": {"const": "horizon"}}))),
                 _excludes(CONTEXTUAL, {"required": ["context"], **having(context={"minItems": 1})}),
                 _excludes(CONTEXTUAL, having(stopping=having(rule=absent("best_arm")))),
                 _excludes(
@@ -389,6 +437,7 @@ RULES: Mapping[type, Schema] = {
     ContextField: FIELD,
     Arm: ARM,
     ArmRequest: ARM,
+    Stopping: STOPPING,
     StoppingRule: STOPPING_RULE,
     AudienceRule: AUDIENCE,
     Experiment: EXPERIMENT,
@@ -453,6 +502,11 @@ BEYOND: Mapping[type, str] = {
     Upload: (
         "`artifact` is a safetensors file of one of our families, or an ONNX file; `metrics` and `metadata` are of "
         "64 KiB at most."
+    ),
+    Effect: "It is not 0; a rate stays between 0 and 1 with it, and a relative one is of a mean that is not 0.",
+    PlanRequest: (
+        "There is either `effect` or `days`, and with `days` there is `traffic`, or an experiment that has some; "
+        "a finite number of observations finds the effect, and the days bring 50 to each arm."
     ),
     PatchRequest: "`metrics` and `metadata` are of 64 KiB at most.",
 }

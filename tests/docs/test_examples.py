@@ -75,6 +75,9 @@ PAGES = {
         True, shows=('"verdicts":["accepted"]', "4 rows into shop", '"accepted": 0', '"unmatched": 1')
     ),
     "docs/contextual.md": Page(True, shows=('"arm":',)),
+    "docs/planning.md": Page(
+        True, shows=("Plot: plan.svg", "14 days", '"cuped":{', "the first look is at 23,677 of 118,384")
+    ),
     "docs/policies.md": Page(),
     "docs/results.md": Page(
         True, shows=("Winner: none.", '"verdict":"insufficient"', '"regret_bound":', '"changes":[{"at":')

@@ -132,6 +132,7 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "hypothesis": put("hypothesis", value=None),
     "audience.all[1].not.in[1]": put("audience", "all", 1, "not", "in", 1, value=None),
     "layer.share": put("layer", "share", value=0),
+    "stopping.looks": put("stopping", "looks", value=4),
     "policy.min_share": put("policy", "min_share", value=0.5),
     "policy.holdout": put("policy", "holdout", value=1.5),
 }
@@ -258,6 +259,18 @@ def test_what_is_not_there_is_told_once() -> None:
 def test_a_part_that_is_refused_is_not_told_of_the_whole(part: str) -> None:
     wrong = changed(CONTEXT_FREE, [put("policy", "pseudo_history", part, value=-1e81), drop("id")])
     assert sorted(places_of(wrong)) == ["id", f"policy.pseudo_history.{part}"]
+
+
+def test_a_horizon_that_is_not_whole_hides_no_other_mistake() -> None:
+    given = {"mode": "horizon", "looks": 7}
+    wrong = changed(CONTEXT_FREE, [put("stopping", value=given), put("control", value="nobody")])
+    assert sorted(places_of(wrong)) == ["control", "stopping.expected_samples", "stopping.mode"]
+    wrong = changed(wrong, [put("policy", value={"kind": "fixed_split"})])
+    assert sorted(places_of(wrong)) == ["control", "stopping.expected_samples"]
+    wrong = changed(
+        wrong, [put("stopping", "mode", value="horizn"), put("arms", 0, "payload", value="x" * 70_000)]
+    )
+    assert sorted(places_of(wrong)) == ["arms[0].payload", "control", "stopping.mode"]
 
 
 def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:

@@ -25,6 +25,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import require_payloads
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies import POLICIES
+from bandit_serve.results.plan_request import PlanRequest
 from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES
 from bandit_serve.server.handlers.experiments import LayerRequest
@@ -73,6 +74,16 @@ BEYOND = {
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
     "ArmRequest": [r"There is no model", r"the name '.*' is taken"],
     "LayerRequest": [r"name: expected 'checkout'"],
+    "PlanRequest": [
+        r"expected an effect or days",
+        r"expected a difference to control",
+        r"expected an effect on",
+        r"expected an effect that at most",
+        r"expected more: ",
+        r"expected observations a day",
+        r"There is no experiment",
+        r"metric: (did you mean \w+\? )?expected one of",
+    ],
     "StopRequest": [r"winner: (did you mean \w+\? )?expected one of control"],
     "Experiment": [
         *OF_POLICIES,
@@ -247,6 +258,10 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
         ("POST", f"/v2/models/{name}/infer"): [{"inputs": [INPUT], "id": "1", "outputs": [{"name": "arm"}]}],
         ("POST", "/v2/models/none/versions/v1/infer"): [{"inputs": [INPUT], "parameters": {"k": 1}}],
         ("POST", "/v2/repository/index"): [{"ready": True}],
+        ("POST", "/v1/plan"): [
+            *EXAMPLES[PlanRequest].values(),
+            {"experiment": name, "metric": "click", "days": 3, "traffic": 1000},
+        ],
         ("POST", "/v1/rewards"): [{"decision_id": token, "value": 1, "metric": "click"}],
         ("POST", f"/v1/experiments/{name}/decide"): [whole],
         ("POST", f"/v1/experiments/{name}/decide/batch"): [

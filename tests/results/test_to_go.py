@@ -1,4 +1,4 @@
-"""Observations and days to go, and the traffic they are reckoned by."""
+"""Observations and days that are still to go."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import pytest
 from simulated_results import START_MS, Play, bernoulli, record
 from test_horizon import to_horizon
 
-from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.stopping import Stopping
-from bandit_serve.log.offset import START
 from bandit_serve.results import ResultsFold
+from bandit_serve.results.fold import DAY_MS
 from bandit_serve.results.planning import Design, Law, even_shares, plan
 from bandit_serve.results.to_go import to_go
-from bandit_serve.results.traffic import DAY_MS, MAX_DAYS, Traffic
 
 EVEN = np.array([0.5, 0.5])
 
@@ -80,52 +78,31 @@ def test_a_horizon_goes_on_to_its_end():
     assert to_go(play.fold, play.fold.record).samples == 0
 
 
-def test_days_are_those_of_the_traffic_of_late():
-    play = played(to_horizon(100_000), bernoulli(0.1, 0.1))
-    for day in range(12):
+def test_days_are_those_of_the_traffic_so_far():
+    play = played(to_horizon(100_000, started_ms=START_MS), bernoulli(0.1, 0.1))
+    assert play.fold.a_day is None
+    for day in range(5):
         play.now_ms = START_MS + day * DAY_MS
-        play.step(EVEN, 100 if day < 4 else 400)
-    assert play.fold.a_day == pytest.approx(400, rel=0.15)
+        play.step(EVEN, 400)
+    assert play.fold.a_day == pytest.approx(2_000 / 4, rel=1e-4)
     left = to_go(play.fold, play.fold.record)
+    assert left.samples == 98_000
     assert left.days == pytest.approx(left.samples / play.fold.a_day)
-    assert len(play.fold._columns()["traffic"]["since_ms"]) == MAX_DAYS
-    assert ResultsFold.from_state(play.fold.offset, play.fold.state()).a_day == play.fold.a_day
 
 
 def test_with_missing_rewards_as_zero_the_last_window_has_to_close():
-    play = played(to_horizon(100_000, missing="zero", window="7d"), bernoulli(0.5, 0.5))
+    made = to_horizon(100_000, missing="zero", window="7d", started_ms=START_MS)
+    play = played(made, bernoulli(0.5, 0.5))
     for day in range(3):
         play.now_ms = START_MS + day * DAY_MS
         play.step(EVEN, 100)
     left = to_go(play.fold, play.fold.record)
     assert play.fold.pending == 300
+    assert play.fold.a_day == pytest.approx(150, rel=1e-4)
     assert left.days == pytest.approx(7 + (100_000 - 300) / play.fold.a_day)
 
 
-def test_there_is_no_rate_before_a_minute_or_after_a_week_of_nothing():
-    traffic = Traffic.none()
-    assert traffic.a_day(0, 0, 0) is None
-    traffic.note(DAY_MS, 0, 0)
-    assert traffic.a_day(DAY_MS + 59_000, 50, 0) is None
-    assert traffic.a_day(DAY_MS + 3_600_000, 50, 0) == pytest.approx(24 * 50)
-    assert traffic.a_day(DAY_MS + 3_600_000, 50, 20) == pytest.approx(24 * 20)
-    assert traffic.a_day(9 * DAY_MS, 50, 20) is None
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"since_ms": np.array([2 * DAY_MS, DAY_MS])},
-        {"since_ms": np.array([DAY_MS])},
-        {"exposures": np.array([-1, 5])},
-        {"analysed": np.array([0.0, 1.0])},
-        dict.fromkeys(("since_ms", "exposures", "analysed"), np.arange(9) * DAY_MS),
-    ],
-)
-def test_traffic_that_can_not_have_been_is_refused(wrong):
-    play = played(record(), bernoulli(0.1, 0.4), 100)
-    play.now_ms += DAY_MS
-    play.step(EVEN, 100)
-    vars(play.fold._traffic).update(wrong)
-    with pytest.raises(UnreadableEntry):
-        ResultsFold.from_state(START, play.fold.state())
+def test_there_are_no_days_before_there_has_been_a_minute():
+    play = played(to_horizon(100_000, started_ms=START_MS), bernoulli(0.1, 0.1), 210)
+    left = to_go(play.fold, play.fold.record)
+    assert (left.samples, left.days) == (99_790, None)
