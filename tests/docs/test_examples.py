@@ -62,6 +62,9 @@ PAGES = {
         True,
         shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
     ),
+    "docs/audience-and-layers.md": Page(
+        True, shows=('"reason":"audience"', "delivery-date has 60 % of the layer checkout-page.")
+    ),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),

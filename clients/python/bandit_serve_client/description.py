@@ -24,6 +24,13 @@ DEFAULTS: dict[str, Any] = {
     "keep_assigned": False,
 }
 """Values of fields that a description leaves out."""
+STANDING = frozenset(
+    {
+        *("status", "revision", "created_at", "updated_at", "started_at", "stopped_at", "winner"),
+        *("arm_status", "ramps", "set_aside", "etag"),
+    }
+)
+"""Fields that say where an experiment stands, and not what it is."""
 DERIVED = frozenset({"control", "role", "missing"})
 """Fields that the service fills in from the others."""
 
@@ -87,8 +94,7 @@ def _is_default(stands: Any) -> bool:
 
 
 def _as_document(standing: Experiment) -> dict[str, Any]:
-    names = ("id", "arms", "metrics", "control", "unit", "policy", "attribution", "context", "stopping")
-    names += ("description", "owner", "tags", "hypothesis", "audience", "layer", "keep_assigned")
+    names = [field.name for field in dataclasses.fields(Experiment) if field.name not in STANDING]
     return {name: _plain(getattr(standing, name)) for name in names}
 
 
