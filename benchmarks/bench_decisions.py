@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from bandit_serve.decisions.decider import Decider
+from bandit_serve.decisions.membership import Membership
+from bandit_serve.experiments.audience import AudienceRule
 from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.layer import N_SLOTS, Layer
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment, Record, Unit
-from bandit_serve.folds._assignment import Rendezvous
+from bandit_serve.folds._assignment import Rendezvous, UnitSlots
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.token import Keyring, new_key
 from bandit_serve.policies._draw import ShareSampler, nothing
+from bandit_serve.registry.layers import Holding
 
 NOW_MS = time.time_ns() // 1_000_000
 UNITS = [f"user-{i}" for i in range(1_000)]
@@ -31,7 +37,29 @@ def keyring() -> Keyring:
     return Keyring({0: new_key(NOW_MS)}, NOW_MS)
 
 
-def decider(n_arms: int, unit: Unit) -> Decider:
+RULE = {
+    "all": [
+        {"field": "country", "in": ["de", "at"]},
+        {"field": "orders", "ge": 1},
+        {"field": "age", "ge": 18, "lt": 65},
+        {"any": [{"field": "device", "eq": "ios"}, {"field": "beta", "eq": True}]},
+        {"not": {"field": "employee", "eq": True}},
+    ]
+}
+CONTEXT = {"country": "de", "orders": 3.0, "age": 40.0, "device": "web", "beta": True}
+EVERYONE = {"page": {7: Holding("bench", ((0, N_SLOTS),), 0)}}
+# Of who is in an experiment, so that what is measured is a decision that is drawn.
+MEMBERSHIPS = {
+    "everyone": {},
+    "audience of five rules": {"audience": msgspec.convert(RULE, AudienceRule)},
+    "the same, a layer and a holdout": {
+        "audience": msgspec.convert(RULE, AudienceRule),
+        "layer": Layer("page", 1.0),
+    },
+}
+
+
+def decider(n_arms: int, unit: Unit, **membership: Any) -> Decider:
     experiment = validated(
         Experiment(
             id="bench",
@@ -40,12 +68,14 @@ def decider(n_arms: int, unit: Unit) -> Decider:
             unit=unit,
             policy=PolicySpec("thompson"),
             attribution=Attribution(missing="ignore"),
+            **membership,
         )
     )
     event = Changed(Record(experiment, 7, "running", 1, NOW_MS, NOW_MS), Change("create", "bench"))
     live = LiveExperiment(event)
     live.apply(Offset(NOW_MS, 0), event)
-    return Decider(live, incarnation=1)
+    nobody = UnitSlots(b"h" * 16, np.zeros(N_SLOTS, np.uint8)) if "layer" in membership else None
+    return Decider(live, incarnation=1, membership=Membership.of(live.record, EVERYONE, nobody))
 
 
 @pytest.mark.benchmark(group="draw from shares")
@@ -97,6 +127,14 @@ def test_decide_by_request(benchmark, n_arms):
 def test_decide_by_user(benchmark, n_arms):
     subject, keys = decider(n_arms, "user"), keyring()
     benchmark(lambda: subject.record(subject.choose("user-1", None), keys, NOW_MS))
+
+
+@pytest.mark.benchmark(group="decide, by who is in the experiment")
+@pytest.mark.parametrize("unit", ["request", "user"])
+@pytest.mark.parametrize("rules", MEMBERSHIPS)
+def test_decide_for_members(benchmark, rules, unit):
+    subject, keys = decider(2, unit, **MEMBERSHIPS[rules]), keyring()
+    benchmark(lambda: subject.record(subject.choose("user-1", None, None, CONTEXT), keys, NOW_MS))
 
 
 @pytest.mark.benchmark(group="decide for 1,000 units")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -15,13 +15,13 @@ from bandit_serve.api.decisions import Context, OutsideReason
 from bandit_serve.base.names import OUTSIDE
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import FieldError, InvalidInput
-from bandit_serve.experiments.audience import AudienceRule, fields_of, matcher
+from bandit_serve.experiments.audience import AudienceRule, condition, fields_of
 from bandit_serve.experiments.layer import N_SLOTS
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds._assignment import UnitSlots
 from bandit_serve.registry.layers import Layers, Spans, mask_of
 
-NOTHING: Mapping[str, Any] = {}
+NOTHING: dict[str, Any] = {}
 
 
 def held_out_units(namespace: str, share: float) -> UnitSlots | None:
@@ -52,7 +52,7 @@ class Membership:
         self.fields = frozenset() if audience is None else fields_of(audience)
         self.needs_unit = layer is not None
         self.spans = spans
-        self._matches = None if audience is None else matcher(audience)
+        self._fits = None if audience is None else condition(audience)
         self._members = None if layer is None else _slots(b"layer", layer, spans)
         self._held_out = held_out
         self._share = 0.0 if held_out is None else held_out.share
@@ -70,7 +70,7 @@ class Membership:
             held_out,
         )
 
-    def keeps_out(self, unit: str | None, context: Mapping[str, Any] | None) -> OutsideReason | None:
+    def keeps_out(self, unit: str | None, context: Context | None) -> OutsideReason | None:
         """Reason why a request is outside; None for one that is in. Raises `InvalidInput` for a wrong `unit`.
 
         The service's holdout is asked first, the layer last. Of requests that name no unit the holdout takes its share
@@ -84,7 +84,7 @@ class Membership:
         try:
             if unit is not None and self._held_out is not None and self._held_out.has(unit):
                 return "holdout"
-            if self._matches is not None and not self._matches(NOTHING if context is None else context):
+            if self._fits is not None and not self._fits(NOTHING if context is None else context):
                 return "audience"
             if unit is not None and self._members is not None and not self._members.has(unit):
                 return "layer"
@@ -99,10 +99,10 @@ class Membership:
         reasons: list[OutsideReason | None] = [None] * len(units)
         if self._members is not None:
             _say(reasons, ~self._members.has_many(units), "layer")
-        if self._matches is not None:
+        if self._fits is not None:
             turn = Turn()
             for i, context in enumerate(contexts or [None] * len(units)):
-                if not self._matches(NOTHING if context is None else context):
+                if not self._fits(NOTHING if context is None else context):
                     reasons[i] = "audience"
                 if turn.over:
                     await turn.give_way()

@@ -1,14 +1,15 @@
-"""Audience of an experiment: a rule on what a request says of itself, and the function that it is compiled to."""
+"""Audience of an experiment: a rule on what a request says of itself, and the condition that it is compiled to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.names import Name
 from bandit_serve.errors import FieldError
+from bandit_serve.experiments._audience import Condition, Equality, Every, Negation, Ordering, Presence, Some
 from bandit_serve.policies.context import MAX_VALUE_CHARS, ContextField
 
 MAX_DEPTH = 8
@@ -20,8 +21,6 @@ MAX_NUMBER = 2.0**53
 
 Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Listed = Number | Annotated[str, Meta(max_length=MAX_VALUE_CHARS)] | bool
-Matches = Callable[[Mapping[str, Any]], bool]
-"""Whether a context fits. Its values are numbers, texts, truth values or None, which counts as missing."""
 
 
 class AudienceRule(Struct, frozen=True, forbid_unknown_fields=True, rename={"negated": "not", "among": "in"}):
@@ -48,7 +47,6 @@ class AudienceRule(Struct, frozen=True, forbid_unknown_fields=True, rename={"neg
 FORMS = {"all": "all", "any": "any", "negated": "not", "field": "field"}
 OPERATORS = {"among": "in", **{name: name for name in ("eq", "ne", "lt", "le", "gt", "ge", "exists")}}
 ORDERING = ("lt", "le", "gt", "ge")
-NUMBERS = (float, int)
 
 
 def fields_of(rule: AudienceRule) -> frozenset[str]:
@@ -122,99 +120,31 @@ def _value_errors(rule: AudienceRule, at: str, kind: str | None) -> list[FieldEr
     return [FieldError(here, detail) for here, value in values if isinstance(value, str)]
 
 
-def matcher(rule: AudienceRule) -> Matches:
-    """Compiles a rule without errors, once; what it returns does no I/O and keeps nothing."""
+def condition(rule: AudienceRule) -> Condition:
+    """Compiles a rule without errors, once. A condition is asked of contexts, does no I/O and keeps nothing."""
     if rule.all is not UNSET:
-        return _every([matcher(each) for each in rule.all])
+        return _every([condition(each) for each in rule.all])
     if rule.any is not UNSET:
-        return _some([matcher(each) for each in rule.any])
+        return Some([condition(each) for each in rule.any])
     if rule.negated is not UNSET:
-        inner = matcher(rule.negated)
-        return lambda context: not inner(context)
+        return Negation(condition(rule.negated))
     assert rule.field is not UNSET
     return _every([_on_field(rule.field, name, getattr(rule, name)) for name in _operators(rule)])
 
 
-def _every(rules: Sequence[Matches]) -> Matches:
-    if len(rules) == 1:
-        return rules[0]
-
-    def every(context: Mapping[str, Any]) -> bool:
-        for matches in rules:  # noqa: SIM110 (a generator costs as much as the rules)
-            if not matches(context):
-                return False
-        return True
-
-    return every
+def _every(parts: Sequence[Condition]) -> Condition:
+    return parts[0] if len(parts) == 1 else Every(parts)
 
 
-def _some(rules: Sequence[Matches]) -> Matches:
-    if len(rules) == 1:
-        return rules[0]
-
-    def some(context: Mapping[str, Any]) -> bool:
-        for matches in rules:  # noqa: SIM110
-            if matches(context):
-                return True
-        return False
-
-    return some
-
-
-def _on_field(field: str, operator: str, value: Any) -> Matches:
+def _on_field(field: str, operator: str, value: Any) -> Condition:
     match operator:
         case "among":
-            return _one_of(field, value)
+            return Equality(field, value)
         case "eq":
-            return _one_of(field, (value,))
+            return Equality(field, (value,))
         case "ne":
-            equal = _one_of(field, (value,))
-            return lambda context: context.get(field) is not None and not equal(context)
+            return Equality(field, (value,), wanted=False)
         case "exists":
-            return lambda context: (context.get(field) is not None) is value
+            return Presence(field, value)
         case _:
-            return _ordered(field, operator, float(value))
-
-
-def _one_of(field: str, values: Sequence[Any]) -> Matches:
-    """Whether a field has one of some values. Truth values are no numbers: 1 is not true."""
-    texts = frozenset(value for value in values if isinstance(value, str))
-    truths = [value for value in values if isinstance(value, bool)]
-    numbers = frozenset(value for value in values if not isinstance(value, str | bool))
-    if not numbers and not truths and len(texts) == 1:
-        (only,) = texts
-        return lambda context: bool(context.get(field) == only)
-    others = texts | numbers
-
-    def one_of(context: Mapping[str, Any]) -> bool:
-        value = context.get(field)
-        if value is True or value is False:
-            return value in truths
-        try:
-            return value in others
-        except TypeError:  # a list, in a column of several values
-            return False
-
-    return one_of
-
-
-def _ordered(field: str, operator: str, bound: float) -> Matches:
-    """Comparison with a number; texts and truth values are neither less nor greater."""
-
-    def lt(context: Mapping[str, Any]) -> bool:
-        value = context.get(field)
-        return value.__class__ in NUMBERS and value < bound
-
-    def le(context: Mapping[str, Any]) -> bool:
-        value = context.get(field)
-        return value.__class__ in NUMBERS and value <= bound
-
-    def gt(context: Mapping[str, Any]) -> bool:
-        value = context.get(field)
-        return value.__class__ in NUMBERS and value > bound
-
-    def ge(context: Mapping[str, Any]) -> bool:
-        value = context.get(field)
-        return value.__class__ in NUMBERS and value >= bound
-
-    return {"lt": lt, "le": le, "gt": gt, "ge": ge}[operator]
+            return Ordering(field, operator, value)

@@ -68,6 +68,9 @@ PAGES = {
         ("checkout-flow: created",),
     ),
     "docs/metrics.md": Page(),
+    "docs/audience-and-layers.md": Page(
+        True, shows=('"reason":"audience"', "delivery-date has 60 % of the layer checkout-page.")
+    ),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),

@@ -17,8 +17,8 @@ from bandit_serve.experiments.audience import (
     MAX_RULES,
     AudienceRule,
     audience_errors,
+    condition,
     fields_of,
-    matcher,
 )
 from bandit_serve.policies.context import ContextField
 
@@ -92,24 +92,24 @@ CONTEXTS = st.dictionaries(st.sampled_from(NAMES), st.one_of(VALUES, st.none()))
 @given(document=RULES, context=CONTEXTS)
 def test_a_compiled_rule_means_what_is_written(document: Document, context: Document) -> None:
     compiled = rule(document)
-    assert matcher(compiled)(context) is fits(document, context)
+    assert condition(compiled)(context) is fits(document, context)
     assert fields_of(compiled) <= set(NAMES)
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(compiled), type=AudienceRule)
-    assert matcher(again)(context) is fits(document, context)
+    assert condition(again)(context) is fits(document, context)
 
 
 def test_examples() -> None:
-    matches = matcher(
+    matches = condition(
         rule({"all": [{"field": "country", "in": ["de"]}, {"not": {"field": "age", "lt": 18}}]})
     )
     assert matches({"country": "de", "age": 18.0})
     assert matches({"country": "de"}), "a field that is missing is not less"
     assert not matches({"country": "de", "age": 17.0})
     assert not matches({"age": 30.0})
-    assert matcher(rule({"field": "n", "eq": 1}))({"n": 1.0})
-    assert not matcher(rule({"field": "n", "eq": 1}))({"n": True}), "a truth value is no number"
-    assert not matcher(rule({"field": "n", "in": ["a", "b"]}))({"n": ["a"]}), "a column of several values"
-    assert not matcher(rule({"field": "n", "ne": "a"}))({}), "of a field that is missing nothing holds"
+    assert condition(rule({"field": "n", "eq": 1}))({"n": 1.0})
+    assert not condition(rule({"field": "n", "eq": 1}))({"n": True}), "a truth value is no number"
+    assert not condition(rule({"field": "n", "in": ["a", "b"]}))({"n": ["a"]}), "a column of several values"
+    assert not condition(rule({"field": "n", "ne": "a"}))({}), "of a field that is missing nothing holds"
 
 
 def within(depth: int) -> Document:

@@ -26,11 +26,13 @@ DEFAULTS: dict[str, Any] = {
     "mode": "allocate",
 }
 """Values of fields that a description leaves out."""
-DESCRIBED = (
-    *("id", "arms", "metrics", "control", "unit", "policy", "attribution", "context", "stopping"),
-    *("description", "owner", "tags", "hypothesis", "audience", "layer", "keep_assigned", "mode"),
+STANDING = frozenset(
+    {
+        *("status", "revision", "created_at", "updated_at", "started_at", "stopped_at", "winner"),
+        *("arm_status", "ramps", "set_aside", "etag"),
+    }
 )
-"""Fields of an experiment that a description has."""
+"""Fields that say where an experiment stands, and not what it is."""
 DERIVED = frozenset({"control", "role", "missing"})
 """Fields that the service fills in from the others."""
 
@@ -94,7 +96,8 @@ def _is_default(stands: Any) -> bool:
 
 
 def _as_document(standing: Experiment) -> dict[str, Any]:
-    return {name: _plain(getattr(standing, name)) for name in DESCRIBED}
+    names = [field.name for field in dataclasses.fields(Experiment) if field.name not in STANDING]
+    return {name: _plain(getattr(standing, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:
