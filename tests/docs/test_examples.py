@@ -71,7 +71,14 @@ PAGES = {
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/policies.md": Page(),
     "docs/results.md": Page(
-        True, shows=("Winner: none.", '"verdict":"insufficient"', '"regret_bound":', '"changes":[{"at":')
+        True,
+        shows=(
+            "Winner: none.",
+            '"verdict":"insufficient"',
+            '"regret_bound":',
+            '"changes":[{"at":',
+            "What would decide it",
+        ),
     ),
     "docs/models.md": Page(
         True,
