@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "log": "experiments",
     "models": "",
     "results": "metrics experiments log policies",
+    "pictures": "experiments results",
     "store": "processes log",
     "upstreams": "",
     "registry": "settings experiments log models store upstreams",
@@ -36,12 +37,12 @@ MAY_IMPORT = {
     "decisions": "experiments log policies store registry folds api serving",
     "rewards": "experiments log store folds replication api",
     "training": "experiments log models store registry folds node",
-    "simulation": "processes metrics experiments log policies folds",
+    "simulation": "processes metrics experiments log policies pictures folds",
     "client": "",
     "demo": "client processes settings models training",
     "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
-    "cli": "settings experiments log policies models results store upstreams registry folds replication "
+    "cli": "settings experiments log policies models results pictures store upstreams registry folds replication "
     "changes node api rewards training simulation demo server",
     "__main__": "cli",
 }

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 import typer
 
+from bandit_serve.base.extras import require
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.cli.command import AsJson, Experiment, of_existing_store, with_state
-from bandit_serve.cli.output import print_json, say
+from bandit_serve.cli.output import print_json, require_writable, say
 from bandit_serve.cli.over_time import print_over_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
+from bandit_serve.pictures.report_page import report_page, shown_of
+from bandit_serve.pictures.report_picture import report_png
+from bandit_serve.pictures.theme import Theme
 from bandit_serve.replication.results_log import changes_of
 from bandit_serve.results import (
     Explanation,
@@ -41,9 +46,20 @@ async def results(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again whenever it has changed, until interrupted.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write it as a page of one file.", show_default=False)
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write its pictures as one; needs the extra png.", show_default=False)
+    ] = None,
+    theme: Annotated[Literal["light", "dark"], typer.Option(help="Of the picture.")] = "light",
     as_json: AsJson = False,
 ) -> None:
     """Shows what is known so far; it may be looked at at any time."""
+    for path in filter(None, (html, png)):
+        require_writable(path)
+    if png is not None:
+        require("resvg_py", "png")
     shown: Report | ResultsHistory | None = None
     while True:
         live = await node.experiment_changes.known(experiment)
@@ -53,6 +69,8 @@ async def results(
                 Terminal().clear()
             _print(now, live, as_json)
             shown = _undated(now)
+            if html is not None or png is not None:
+                await _draw(node, live, html, png, theme)
         if not watch:
             return
         await asyncio.sleep(EVERY_S)
@@ -82,6 +100,20 @@ async def explain(node: Node, experiment: Experiment, as_json: AsJson = False) -
         for sentence in sentences:
             say(f"  {sentence}")
         say("")
+
+
+async def _draw(node: Node, live: LiveExperiment, html: Path | None, png: Path | None, theme: Theme) -> None:
+    record, as_of_ms = live.record, await node.store.time_ms()
+    shares, changes = _shares(live, as_of_ms), changes_of(live)
+
+    def draw(fold: ResultsFold) -> None:
+        shown = shown_of(fold, record, shares, changes, as_of_ms)
+        if html is not None:
+            html.write_text(report_page(shown), encoding="utf-8")
+        if png is not None:
+            png.write_bytes(report_png(shown, theme))
+
+    await node.results.up_to_now(live, draw)
 
 
 async def _report(node: Node, live: LiveExperiment) -> Report:

@@ -9,13 +9,13 @@ import typer
 
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
-from bandit_serve.cli.output import print_json
+from bandit_serve.cli.output import print_json, require_writable
 from bandit_serve.cli.simulate_progress import SimulationProgress
 from bandit_serve.cli.simulate_table import print_report
 from bandit_serve.errors import InvalidInput, UsageError
+from bandit_serve.pictures.picture import find_browser, save_picture
 from bandit_serve.simulation.description import ENVIRONMENTS, HORIZON, SEEDS, Simulation
 from bandit_serve.simulation.plot.page import page, picture_page
-from bandit_serve.simulation.plot.picture import find_browser, save_picture
 from bandit_serve.simulation.report import simulation_report
 from bandit_serve.simulation.trials import run_trials
 
@@ -286,7 +286,6 @@ def _check_writable(plot: Path | None, png: Path | None) -> None:
     if plot is not None and plot.suffix.lower() == ".png":
         raise UsageError(f"--plot writes an HTML page; for a picture: --png {plot}.")
     for path in filter(None, (plot, png)):
-        if path.is_dir() or not path.parent.is_dir():
-            raise UsageError(f"{path} can not be written: {path.parent} is no directory, or {path} is one.")
+        require_writable(path)
     if png is not None:
         find_browser()

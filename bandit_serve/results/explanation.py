@@ -141,30 +141,38 @@ def _needs(over_time: OverTime, table: MetricTable, report: Report) -> list[str]
 
 
 def _more_traffic(over_time: OverTime, table: MetricTable) -> list[str]:
-    """A sentence for each arm: how much more traffic shows its difference, if it stays as it is."""
+    """A sentence for each arm, those first that need the least: how much more traffic shows its difference, if it stays
+    as it is.
+    """
     names = table.experiment.arm_names
     total = int(over_time.exposures[-1].sum()) if len(over_time.at_ms) else 0
-    sentences = []
-    for arm in np.flatnonzero(table.there & (np.arange(len(names)) != table.control))[:MAX_ARMS_TOLD]:
+    shown = table.standing()
+    told = []
+    for arm in np.flatnonzero(table.there & (np.arange(len(names)) != table.control)):
         if not table.estimates.comparable[arm]:
-            sentences.append(f"{names[arm]} can not be compared yet: see the reason.")
+            told.append((math.inf, f"{names[arm]} can not be compared yet: see the reason."))
             continue
         difference = float(table.estimates.differences.mean[arm])
         growth = _growth(table, int(arm))
-        if table.standing()[arm]:
-            sentences.append(f"The difference of {names[arm]} is shown already.")
+        if shown[arm]:
+            told.append((0.0, f"The difference of {names[arm]} is shown already."))
         elif growth is None:
-            sentences.append(
+            sentence = (
                 f"A difference of {names[arm]} as small as {difference:+.4g} is not shown by {MAX_GROWTH:,.0f} times "
                 "this traffic."
             )
+            told.append((MAX_GROWTH, sentence))
         else:
             more = math.ceil((growth - 1.0) * total)
-            sentences.append(
+            sentence = (
                 f"If the difference of {names[arm]} stays {difference:+.4g}, about {_round(more):,} more decisions "
                 f"show it{_lasting(over_time, more)}."
             )
-    return sentences
+            told.append((growth, sentence))
+    told.sort(key=lambda each: each[0])
+    left_out = len(told) - MAX_ARMS_TOLD
+    rest = [f"{left_out} more arms need as much or more."] if left_out > 0 else []
+    return [*(sentence for _, sentence in told[:MAX_ARMS_TOLD]), *rest]
 
 
 def _growth(table: MetricTable, arm: int) -> float | None:
@@ -195,7 +203,10 @@ def _lasting(over_time: OverTime, decisions: int) -> str:
 
 def _duration(ms: float) -> str:
     size, unit = next((each for each in UNITS if ms >= each[0]), UNITS[-1])
-    return f"about {ms / size:.2g} {unit}" if ms >= size else "less than a minute"
+    count = ms / size
+    return (
+        "less than a minute" if count < 1.0 else f"about {count:{'.0f' if count >= 10.0 else '.2g'}} {unit}"
+    )
 
 
 def _round(count: int) -> int:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -392,7 +393,17 @@ def test_results_are_those_of_the_service(tmp_path: Path) -> None:
         history = service.call("GET", "/v1/experiments/colour/results/history").body
         explained = bandit_serve("experiments", "explain", "colour", "--data", data)
         told = bandit_serve("experiments", "explain", "colour", "--json", "--data", data)
+        html, png = tmp_path / "report.html", tmp_path / "report.png"
+        drawn = bandit_serve("experiments", "results", "colour", "--html", html, "--data", data)
+        pictured = bandit_serve("experiments", "results", "colour", "--png", png, "--data", data)
+        nowhere = bandit_serve("experiments", "results", "colour", "--html", tmp_path, "--data", data)
         watched = shown_by_watching(data, service)
+    assert drawn.status == 0
+    assert "<h1>colour</h1>" in html.read_text()
+    assert (pictured.status, png.exists()) == ((0, True) if find_spec("resvg_py") else (1, False))
+    assert pictured.status == 0 or "pip install 'bandit-serve[png]'" in pictured.err
+    assert nowhere.status == 2
+    assert "can not be written" in nowhere.err
     assert watched == [60, 61]
     assert explained.status == told.status == 0
     for words in (

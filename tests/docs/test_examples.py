@@ -83,7 +83,14 @@ PAGES = {
     ),
     "docs/policies.md": Page(),
     "docs/results.md": Page(
-        True, shows=("Winner: none.", '"verdict":"insufficient"', '"regret_bound":', '"changes":[{"at":')
+        True,
+        shows=(
+            "Winner: none.",
+            '"verdict":"insufficient"',
+            '"regret_bound":',
+            '"changes":[{"at":',
+            "What would decide it",
+        ),
     ),
     "docs/models.md": Page(
         True,

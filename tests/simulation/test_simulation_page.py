@@ -15,11 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from bandit_serve.errors import UsageError
+from bandit_serve.pictures.picture import BROWSERS, save_picture
+from bandit_serve.pictures.scale import Scale
+from bandit_serve.pictures.shapes import spread
 from bandit_serve.simulation import Simulation, SimulationReport, run_trials, simulation_report
-from bandit_serve.simulation.plot.chart import HEIGHT, LEFT, LOG_STARTS, chart, spread
+from bandit_serve.simulation.plot.chart import HEIGHT, LEFT, LOG_STARTS, chart
 from bandit_serve.simulation.plot.page import page, picture_page
-from bandit_serve.simulation.plot.picture import BROWSERS, save_picture
-from bandit_serve.simulation.plot.scale import Scale
 from bandit_serve.simulation.report import Estimate
 
 SVG = "{http://www.w3.org/2000/svg}"

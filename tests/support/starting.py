@@ -14,7 +14,7 @@ import pytest
 # Modules of which nothing is named by a test that starts no process.
 STARTERS = frozenset(
     {
-        "bandit_serve.simulation.plot.picture",
+        "bandit_serve.pictures.picture",
         "bandit_serve.store.binary",
         "bandit_serve.store.private_server",
         "bandit_serve.training.pipeline",

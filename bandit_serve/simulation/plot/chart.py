@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from bandit_serve.simulation.plot.scale import AxisKind, Scale
+from bandit_serve.pictures.scale import AxisKind, Scale
+from bandit_serve.pictures.shapes import coordinate, path, shortened, spread
+from bandit_serve.pictures.theme import COLOURS
 from bandit_serve.simulation.report import PolicySummary, SimulationReport
 
 WIDTH, HEIGHT = 1000, 520
@@ -18,7 +20,6 @@ LEFT, TOP, BOTTOM = 62, 34, 46
 LETTER = 7.1
 LINE = 19
 MAX_LABEL_CHARS = 34
-COLOURS = 8
 ABOVE_THE_OTHERS = 1.5
 LOG_STARTS = 10
 
@@ -51,7 +52,7 @@ def chart(report: SimulationReport, kind: AxisKind) -> str:
         f'<svg class="chart {kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(_described(report))}" xmlns="http://www.w3.org/2000/svg">',
         f'<clipPath id="frame-{kind}"><rect x="{LEFT}" y="{TOP}" '
-        f'width="{_n(across.end - LEFT)}" height="{HEIGHT - TOP - BOTTOM}"/></clipPath>',
+        f'width="{coordinate(across.end - LEFT)}" height="{HEIGHT - TOP - BOTTOM}"/></clipPath>',
         *_axes(report, across, up),
         *_changes(report, across),
     ]
@@ -97,21 +98,21 @@ def _growth(report: SimulationReport) -> list[float] | None:
 def _axes(report: SimulationReport, across: Scale, up: Scale) -> list[str]:
     parts = []
     for mark in up.marks(6):
-        y = _n(up(mark))
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{_n(across.end)}" y1="{y}" y2="{y}"/>')
+        y = coordinate(up(mark))
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{coordinate(across.end)}" y1="{y}" y2="{y}"/>')
         parts.append(
             f'<text class="mark" x="{LEFT - 9}" y="{y}" dy=".34em" text-anchor="end">{mark:,g}</text>'
         )
     for mark in across.between_marks():
-        x = _n(across(mark))
+        x = coordinate(across(mark))
         parts.append(f'<line class="grid faint" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     base = HEIGHT - BOTTOM
     for mark in across.marks(6):
-        x = _n(across(mark))
+        x = coordinate(across(mark))
         parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{base}" y2="{base + 5}"/>')
         parts.append(f'<text class="mark" x="{x}" y="{base + 20}" text-anchor="middle">{_count(mark)}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{_n(across.end)}" y1="{base}" y2="{base}"/>')
-    middle = _n((LEFT + across.end) / 2)
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{coordinate(across.end)}" y1="{base}" y2="{base}"/>')
+    middle = coordinate((LEFT + across.end) / 2)
     on_log = ", on a log scale" if across.kind == "log" else ""
     parts.append(
         f'<text class="title" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">decisions{on_log}</text>'
@@ -124,7 +125,7 @@ def _axes(report: SimulationReport, across: Scale, up: Scale) -> list[str]:
 def _changes(report: SimulationReport, across: Scale) -> list[str]:
     parts = []
     for point in report.change_points:
-        x = _n(across(point))
+        x = coordinate(across(point))
         parts.append(f'<line class="change" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text class="mark" x="{x}" dx="6" y="{TOP + 11}">change</text>')
     return parts
@@ -139,7 +140,7 @@ def _guide(report: SimulationReport, growth: list[float], across: Scale, up: Sca
     about = f"{_growth_name(report)}: the Lai–Robbins growth, ending where the best curve of a policy that learns does"
     return [
         f'<g class="series growth"><title>{escape(about)}</title>',
-        f'<path class="line" clip-path="url(#frame-{across.kind})" d="{_path(points)}"/>',
+        f'<path class="line" clip-path="url(#frame-{across.kind})" d="{path(points)}"/>',
         label,
         "</g>",
     ]
@@ -162,8 +163,8 @@ def _curve(
         band = list(zip(places, standing.curve[start:], standing.curve_se[start:], strict=True))
         upper = [(x, up(value + error)) for x, value, error in band]
         lower = [(x, up(value - error)) for x, value, error in reversed(band)]
-        parts.append(f'<path class="band" {clip} d="{_path([*upper, *lower])}Z"/>')
-    parts.append(f'<path class="line" {clip} d="{_path(line)}"/>')
+        parts.append(f'<path class="band" {clip} d="{path([*upper, *lower])}Z"/>')
+    parts.append(f'<path class="line" {clip} d="{path(line)}"/>')
     return [*parts, label or _leaving(standing, line, across), "</g>"]
 
 
@@ -172,8 +173,9 @@ def _leaving(standing: PolicySummary, line: Sequence[tuple[float, float]], acros
     x = next(x for x, y in line if y <= TOP)
     to_the_right = x < (across.start + across.end) / 2
     side = f'dx="{10 if to_the_right else -10}" text-anchor="{"start" if to_the_right else "end"}"'
+    name = escape(shortened(standing.name, MAX_LABEL_CHARS))
     return (
-        f'<text class="name" x="{_n(x)}" y="{TOP + 11}" {side}>{escape(_short(standing.name))} '
+        f'<text class="name" x="{coordinate(x)}" y="{TOP + 11}" {side}>{name} '
         f'<tspan class="value">↑ {standing.regret}</tspan></text>'
     )
 
@@ -186,7 +188,7 @@ def _labels(
         each.standing.name: Label(
             up(each.standing.curve[-1]),
             each.look,
-            _short(each.standing.name),
+            shortened(each.standing.name, MAX_LABEL_CHARS),
             str(each.standing.regret),
         )
         for each in series
@@ -202,52 +204,23 @@ def _labels(
 
 
 def _label(label: Label, height: float, left: float) -> str:
-    start, bend, end, at, to = map(_n, (left, left + 9, left + 20, label.at, height))
+    start, bend, end, at, to = map(coordinate, (left, left + 9, left + 20, label.at, height))
     leader = f"M{start} {at}C{bend} {at} {bend} {to} {end} {to}"
     value = f' <tspan class="value">{escape(label.value)}</tspan>' if label.value else ""
     return (
         f'<path class="leader" d="{leader}"/>'
-        f'<text class="name" x="{_n(left + 26)}" y="{_n(height)}" dy=".34em">{escape(label.name)}{value}</text>'
+        f'<text class="name" x="{coordinate(left + 26)}" y="{coordinate(height)}" dy=".34em">'
+        f"{escape(label.name)}{value}</text>"
     )
 
 
-def spread(wanted: Sequence[float], room: float, low: float, high: float) -> list[float]:
-    """Heights close to those `wanted` (ascending), at least `room` apart and within [low, high] if that is possible.
-
-    Neighbours that would overlap become a group, which is centred on the mean of its wanted heights.
-    """
-    room = min(room, (high - low) / max(len(wanted) - 1, 1))
-    groups: list[list[float]] = []
-    for height in wanted:
-        groups.append([height])
-        while len(groups) > 1 and _middle(groups[-1], room, low, high) - _middle(
-            groups[-2], room, low, high
-        ) < room * (len(groups[-1]) + len(groups[-2])) / 2 * (1 - 1e-9):
-            last = groups.pop()
-            groups[-1] += last
-    return [
-        _middle(group, room, low, high) + room * (i - (len(group) - 1) / 2)
-        for group in groups
-        for i in range(len(group))
-    ]
-
-
-def _middle(group: Sequence[float], room: float, low: float, high: float) -> float:
-    half = room * (len(group) - 1) / 2
-    return min(max(sum(group) / len(group), low + half), high - half)
-
-
 def _texts(report: SimulationReport) -> list[str]:
-    texts = [f"{_short(each.name)} ↑ {each.regret}" for each in report.policies]
+    texts = [f"{shortened(each.name, MAX_LABEL_CHARS)} ↑ {each.regret}" for each in report.policies]
     return [*texts, _growth_name(report)] if report.growth is not None else texts
 
 
 def _growth_name(report: SimulationReport) -> str:
     return f"C ln t, C = {report.growth:.3g}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_LABEL_CHARS else f"{name[: MAX_LABEL_CHARS - 1]}…"
 
 
 def _count(value: float) -> str:
@@ -257,11 +230,3 @@ def _count(value: float) -> str:
 def _described(report: SimulationReport) -> str:
     ends = ", ".join(f"{each.name} {each.regret}" for each in report.ranked)
     return f"Cumulative regret after {report.horizon:,} decisions: {ends}"
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in points) if points else ""
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

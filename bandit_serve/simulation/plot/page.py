@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Literal
 
 import msgspec
 
+from bandit_serve.pictures.scale import AxisKind
+from bandit_serve.pictures.theme import COLOURS, FONTS, ROOT, Theme
 from bandit_serve.simulation.plot.chart import chart
-from bandit_serve.simulation.plot.scale import AxisKind
 from bandit_serve.simulation.report import Estimate, SimulationReport
-
-Theme = Literal["light", "dark"]
 
 CLEAR = 2.0
 """Number of standard errors that the second must be behind for the title to name the first."""
 
-LIGHT = """
-  --paper: #fcfcfb; --ink: #16181d; --soft: #646a73; --grid: #e7e7e4; --faint: #f2f2f0; --axis: #9a9ea5;
-  --s0: #2a78d6; --s1: #e0652b; --s2: #008a4a; --s3: #a03cc0; --s4: #c98a00; --s5: #10a0a8; --s6: #d6417f;
-  --s7: #5b5bd0; --even: #8a8f98;"""
-DARK = """
-  --paper: #16181c; --ink: #eceef1; --soft: #9da4ae; --grid: #2a2e34; --faint: #202329; --axis: #626a75;
-  --s0: #5ba3f5; --s1: #f0854f; --s2: #3fbf7f; --s3: #c98bea; --s4: #e0ae3a; --s5: #3cc4c8; --s6: #f07bab;
-  --s7: #9a9cf7; --even: #8b929c;"""
 STYLE = (
-    f":root {{ color-scheme: light;{LIGHT}\n}}\n"
-    f"@media (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark;{DARK}\n}} }}\n"
-    f":root[data-theme=light] {{ color-scheme: light;{LIGHT}\n}}\n"
-    f":root[data-theme=dark] {{ color-scheme: dark;{DARK}\n}}\n"
-    """
+    ROOT
+    + """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1120px; padding: 32px 40px 40px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif; }
+  font: 15px/1.5 """
+    + FONTS
+    + """; }
 h1 { font-size: 23px; line-height: 1.25; font-weight: 650; margin: 0 0 4px; letter-spacing: -.01em; }
 p { margin: 0; color: var(--soft); }
 .axes { margin: 16px 0 0; display: flex; gap: 4px; font-size: 13px; color: var(--soft); }
@@ -65,7 +54,7 @@ p { margin: 0; color: var(--soft); }
 .chart:has(.series:hover) .series:not(:hover) { opacity: .2; }
 .series:hover .line { stroke-width: 3; }
 """
-    + "".join(f".s{i} {{ --c: var(--s{i}); }}\n" for i in range(8))
+    + "".join(f".s{i} {{ --c: var(--s{i}); }}\n" for i in range(COLOURS))
     + """.even { --c: var(--even); }
 .growth { --c: var(--ink); }
 table { border-collapse: collapse; width: 100%; margin: 28px 0 0; font-size: 14px; }

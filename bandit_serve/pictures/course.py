@@ -1,0 +1,175 @@
+"""Pictures of a course over time: lines with bands, or parts of a whole that are stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import NamedTuple
+
+from bandit_serve.pictures.scale import Scale
+from bandit_serve.pictures.shapes import Place, amount, coordinate, path, shortened, spread
+from bandit_serve.pictures.style import look
+
+WIDTH, HEIGHT = 380, 250
+LEFT, RIGHT, TOP, BOTTOM = 48, 96, 30, 24
+LINE = 14
+MAX_NAME = 14
+MAX_BANDS = 4
+"""Series with bands; those of more would hide each other."""
+SETTLED = 0.2
+"""Part of the points, from the first, whose values may lie outside."""
+STEPS_MS = tuple(
+    step * 1_000
+    for step in (1, 5, 15, 30, 60, 300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000)
+)  # fmt: skip
+DAY_MS = 86_400_000
+MARKS = 4
+
+Numbers = Sequence[float | None]
+
+
+class Series(NamedTuple):
+    """Values of the arm with the number `series`, one for each time, null where none is known; `low` and `high` of its
+    intervals, if it has any.
+    """
+
+    name: str
+    series: int
+    values: Numbers
+    low: Numbers = ()
+    high: Numbers = ()
+
+
+def stacked(at_ms: Sequence[int], shares: Sequence[Series], title: str, changes: Sequence[int] = ()) -> str:
+    """`<svg>` of shares that sum to 1, from the first at the bottom up. `changes`: times that are marked."""
+    across, up = _scales(at_ms, 0.0, 1.0)
+    below = [0.0] * len(at_ms)
+    areas, wanted = [], []
+    for each in shares:
+        above = [low + (value or 0.0) for low, value in zip(below, each.values, strict=True)]
+        top = [(across(t), up(min(value, 1.0))) for t, value in zip(at_ms, above, strict=True)]
+        bottom = [(across(t), up(min(value, 1.0))) for t, value in zip(at_ms, below, strict=True)]
+        told = f"{each.name}: {each.values[0] or 0.0:.1%} at first, {each.values[-1] or 0.0:.1%} at last"
+        areas.append(
+            f'<g class="{look(each.series)}"><title>{escape(told)}</title>'
+            f'<path class="area" d="{path([*top, *reversed(bottom)])}Z"/></g>'
+        )
+        wanted.append((up((below[-1] + above[-1]) / 2), each, f"{each.values[-1] or 0.0:.0%}"))
+        below = above
+    return _picture(title, across, up, at_ms, changes, areas, wanted, "stacked", percent=True)
+
+
+def lines(
+    at_ms: Sequence[int], series: Sequence[Series], title: str, changes: Sequence[int] = (), *, name: str
+) -> str:
+    """`<svg>` of lines, with bands where there are few. `name` is unique in its page."""
+    with_bands = len(series) <= MAX_BANDS
+    across, up = _scales(at_ms, *_range(series, with_bands))
+    drawn, wanted = [], []
+    for each in series:
+        line = [(across(t), up(v)) for t, v in zip(at_ms, each.values, strict=True) if v is not None]
+        if not line:
+            continue
+        last = next(value for value in reversed(each.values) if value is not None)
+        band = _band(at_ms, each, across, up) if with_bands and each.low else ""
+        drawn.append(
+            f'<g class="{look(each.series)}"><title>{escape(each.name)}: {last:.4g} at last</title>'
+            f'{band}<path class="line" d="{path(line)}"/></g>'
+        )
+        wanted.append((min(max(line[-1][1], TOP), HEIGHT - BOTTOM), each, amount(float(f"{last:.3g}"))))
+    return _picture(title, across, up, at_ms, changes, drawn, wanted, name, percent=False)
+
+
+def _band(at_ms: Sequence[int], each: Series, across: Scale, up: Scale) -> str:
+    upper: list[Place] = []
+    lower: list[Place] = []
+    for t, low, high in zip(at_ms, each.low, each.high, strict=True):
+        if low is not None and high is not None:
+            upper.append((across(t), up(high)))
+            lower.append((across(t), up(low)))
+    return f'<path class="band" d="{path([*upper, *reversed(lower)])}Z"/>' if upper else ""
+
+
+def _range(series: Sequence[Series], with_bands: bool) -> tuple[float, float]:
+    """Range of the values and of the ends of bands, without those of the first points."""
+    known: list[float] = []
+    for each in series:
+        start = int(SETTLED * len(each.values))
+        columns = [each.values, each.low, each.high] if with_bands else [each.values]
+        known += [value for column in columns for value in column[start:] if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    room = (high - low or abs(high) or 1.0) * 0.05
+    return low - room, high + room
+
+
+def _scales(at_ms: Sequence[int], low: float, high: float) -> tuple[Scale, Scale]:
+    return (
+        Scale("linear", at_ms[0], max(at_ms[-1], at_ms[0] + 1), LEFT, WIDTH - RIGHT),
+        Scale("linear", low, high, HEIGHT - BOTTOM, TOP),
+    )
+
+
+def _picture(
+    title: str,
+    across: Scale,
+    up: Scale,
+    at_ms: Sequence[int],
+    changes: Sequence[int],
+    drawn: Sequence[str],
+    wanted: Sequence[tuple[float, Series, str]],
+    name: str,
+    *,
+    percent: bool,
+) -> str:
+    right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts = [
+        f'<svg class="picture" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'aria-label="{escape(_described(title, wanted))}" xmlns="http://www.w3.org/2000/svg">',
+        f'<text class="title" x="0" y="14">{escape(title)}</text>',
+        f'<clipPath id="frame-{name}"><rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{base - TOP}"/>'
+        "</clipPath>",
+    ]
+    for mark in up.marks(6):
+        y = coordinate(up(mark))
+        text = f"{mark:.0%}" if percent else amount(mark)
+        parts.append(f'<line class="gridline" x1="{LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="soft" x="{LEFT - 6}" y="{y}" dy=".34em" text-anchor="end">{text}</text>')
+    for time_ms, text in _times(at_ms[0], at_ms[-1]):
+        parts.append(
+            f'<text class="soft" x="{coordinate(across(time_ms))}" y="{base + 16}" text-anchor="middle">{text}</text>'
+        )
+    parts += [f'<g clip-path="url(#frame-{name})">', *drawn, "</g>"]
+    for time_ms in changes:
+        if at_ms[0] <= time_ms <= at_ms[-1]:
+            x = coordinate(across(time_ms))
+            parts.append(f'<line class="change" x1="{x}" x2="{x}" y1="{TOP}" y2="{base}"/>')
+    return "\n".join([*parts, *_labels(wanted), "</svg>"])
+
+
+def _labels(wanted: Sequence[tuple[float, Series, str]]) -> list[str]:
+    order = sorted(wanted, key=lambda each: each[0])
+    heights = spread([height for height, _, _ in order], LINE, TOP + 4.0, HEIGHT - BOTTOM)
+    parts = []
+    for (_, each, text), height in zip(order, heights, strict=True):
+        y = coordinate(height)
+        name = escape(shortened(each.name, MAX_NAME - len(text)))
+        parts.append(
+            f'<g class="{look(each.series)}"><circle class="dot" cx="{WIDTH - RIGHT + 8}" cy="{y}" r="3.5"/></g>'
+            f'<text x="{WIDTH - RIGHT + 16}" y="{y}" dy=".34em">{name} <tspan class="soft">{text}</tspan></text>'
+        )
+    return parts
+
+
+def _times(first_ms: int, last_ms: int) -> list[tuple[int, str]]:
+    """Round times between two, and their texts: as dates where they are days apart."""
+    span_ms = last_ms - first_ms
+    step = next((step for step in STEPS_MS if span_ms / step <= MARKS), STEPS_MS[-1])
+    form = "%d %b" if step >= DAY_MS else "%H:%M" if step >= 60_000 else "%H:%M:%S"
+    start = -(-first_ms // step) * step
+    times = range(start, last_ms + 1, step) if span_ms / step <= 10 * MARKS else range(0)
+    return [(time_ms, datetime.fromtimestamp(time_ms / 1_000, UTC).strftime(form)) for time_ms in times]
+
+
+def _described(title: str, wanted: Sequence[tuple[float, Series, str]]) -> str:
+    return f"{title}. At last: {', '.join(f'{each.name} {text}' for _, each, text in wanted)}"
