@@ -262,6 +262,11 @@ class ResultsFold:
                 take = self._decisions.revise if rewards.revised else self._decisions.reward
                 take(rewards.rows, self._floors.of(rewards.rows["revision"]), rewards.x)
 
+    @property
+    def waits(self) -> bool:
+        """Whether rewards wait for exposures that are on their way."""
+        return bool(self._early)
+
     def complete(self) -> ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
         if not self._early:

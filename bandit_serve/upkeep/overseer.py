@@ -17,6 +17,7 @@ from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
+from bandit_serve.log.times import EARLY_REWARD_MS
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.results.ending import Ending, ending, needs_results
 from bandit_serve.results.fold import ResultsFold
@@ -33,6 +34,8 @@ MAX_CORE_SHARE = 0.2
 OVERHEAD_S = 0.001
 """Processor time that a look takes beside the judgement: reading the log, and handing over to a thread."""
 RETRY_S = 5.0
+LATE_S = EARLY_REWARD_MS / 1000 + 1.0
+"""Time after which results are looked at with the rewards whose exposures have not come, as they were lost."""
 START_OVERDUE, UNWATCHED = "start_overdue", "unwatched"
 
 
@@ -61,6 +64,8 @@ class Overseer:
         self._to_attend: dict[str, None] = {}
         self._due_ms: dict[str, int] = {}
         self._retry_s: dict[str, float] = {}
+        self._late_s: dict[str, float] = {}
+        self._whole: set[str] = set()
         self._attending: dict[str, asyncio.Task[None]] = {}
         self._led = False
         self._spent_s = 0.0
@@ -95,7 +100,7 @@ class Overseer:
     def _stand_down(self) -> None:
         """Forgets everything, as another worker acts now."""
         self._led = False
-        for of in (self._to_attend, self._due_ms, self._retry_s):
+        for of in (self._to_attend, self._due_ms, self._retry_s, self._late_s, self._whole):
             of.clear()
         for name in self._replica.experiments:
             self._end_troubles(name)
@@ -105,8 +110,9 @@ class Overseer:
             self._troubles.end(what, name)
 
     def _forget(self, name: str) -> None:
-        for of in (self._moved, self._to_attend, self._due_ms, self._retry_s):
+        for of in (self._moved, self._to_attend, self._due_ms, self._retry_s, self._late_s):
             of.pop(name, None)
+        self._whole.discard(name)
 
     async def _round(self) -> None:
         if not self._led:
@@ -114,9 +120,10 @@ class Overseer:
         moved, self._moved = self._moved, {}
         for name in moved:
             self._follow(name)
-        now_s = time.monotonic()
-        for name in [name for name, at_s in self._retry_s.items() if at_s <= now_s]:
-            del self._retry_s[name]
+        for name in _passed(self._retry_s):
+            self._follow(name)
+        for name in _passed(self._late_s):
+            self._whole.add(name)
             self._follow(name)
         now_ms = await self._store.time_ms() if self._due_ms else 0
         for name, due_ms in self._due_ms.items():
@@ -205,17 +212,29 @@ class Overseer:
 
     async def _look(self, name: str, now_ms: int) -> None:
         live = await self._replica.at_rest(name)
-        record, offset = live.record, live.offset
+        record, offset, whole = live.record, live.offset, name in self._whole
 
-        def judge(fold: ResultsFold) -> tuple[Ending | None, float]:
+        def judge(fold: ResultsFold) -> tuple[Ending | None, bool, float]:
             began_s = time.thread_time()
-            found = ending(fold, record, now_ms)
-            return found, time.thread_time() - began_s
+            found = ending(fold.complete() if whole else fold, record, now_ms)
+            return found, fold.waits and not whole, time.thread_time() - began_s
 
-        found, spent_s = await self._results.read(live, offset, judge)
+        found, waits, spent_s = await self._results.read(live, offset, judge)
+        self._whole.discard(name)
         self._spent_s += spent_s + OVERHEAD_S
+        if waits:
+            self._late_s.setdefault(name, time.monotonic() + LATE_S)
         if found is not None and await self._changes.carry_out(record, found):
             self.made[found.what] += 1
+
+
+def _passed(times_s: dict[str, float]) -> list[str]:
+    """Takes out the names whose time has passed."""
+    now_s = time.monotonic()
+    passed = [name for name, at_s in times_s.items() if at_s <= now_s]
+    for name in passed:
+        del times_s[name]
+    return passed
 
 
 def _due_ms(record: Record) -> int | None:

@@ -527,6 +527,31 @@ def test_one_that_is_set_aside_or_has_no_results_touches_no_other(
     with_workers(server, tmp_path, scenario)
 
 
+def test_rewards_whose_exposures_were_lost_count_in_the_end(
+    server: ThrowawayStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing more comes into the log."""
+    monkeypatch.setattr(module, "LATE_S", 0.5)
+
+    async def scenario(worker: Worker) -> None:
+        await worker.running(stopping={"rule": "winner", "min_samples": 300})
+        worker.oversee()
+        await worker.decide("e", 0, 200, {0: (20, 100)})
+        lost = rewards(
+            range(10_000, 10_400),
+            values=[0.0, 1.0] * 200,
+            times_ms=await worker.node.store.time_ms(),
+            arms=[0, 1] * 200,
+            incarnation=5,
+        )
+        await worker.node.store.append("e", events.REWARDED, lost.tobytes())
+        await eventually(lambda: worker.live().record.status == "stopped")
+        evidence: Any = worker.own()[0].evidence
+        assert [arm["n"] for arm in evidence["arms"].values()] == [400, 400]
+
+    with_workers(server, tmp_path, scenario)
+
+
 def test_a_log_with_such_events_gives_the_same_state_again(server: ThrowawayStore, tmp_path: Path) -> None:
     async def scenario(worker: Worker) -> None:
         stopping = {"start_at": await worker.in_ms(200), "duration": "3s"}
