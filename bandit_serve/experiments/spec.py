@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
@@ -86,6 +86,12 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def objective(self) -> Metric:
         return next(metric for metric in self.metrics if metric.role == "objective")
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Names of the covariates of its metrics, each once, in the order of the metrics."""
+        named = (metric.covariate for metric in self.metrics)
+        return tuple(dict.fromkeys(name for name in named if name is not UNSET))
 
     @property
     def missing(self) -> Missing:
