@@ -27,6 +27,7 @@ from bandit_serve.results._pairs import Pairs
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
+from bandit_serve.results.companions import Paired
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
@@ -66,9 +67,9 @@ class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
-    from, `pairs` those of metrics with a companion, `pending` and `crossovers` as in the contract. `n_features` is d of
-    the vectors x that go with decisions, 0 without context and covariates. `offset` is that of the last entry, `now_ms`
-    the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    from, `pairs` and `pair_evidence` those of metrics with a companion, `pending` and `crossovers` as in the contract.
+    `n_features` is d of the vectors x that go with decisions, 0 without context and covariates. `offset` is that of the
+    last entry, `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, record: Record) -> None:
@@ -88,6 +89,7 @@ class ResultsFold:
         self.sums.know_features(_n_features(experiment, self.sums))
         self.sums.note_width = self._notes.width
         self.pairs = _pairs(experiment, self.sums)
+        self.pair_evidence = Evidence.none(len(self.pairs.metrics) if self.pairs else 0, n_arms)
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
@@ -158,7 +160,19 @@ class ResultsFold:
         self._early.forget(closed_ms - LINGER_MS)
         self._decisions.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
+        self._look()
+
+    def _look(self) -> None:
         self.evidence.look(self.sums, self.record.experiment)
+        if self.pairs is not None:
+            self.pair_evidence.look_at_pairs(self.sums, self.pairs, self.record.experiment)
+
+    def paired(self, metric: int) -> Paired | None:
+        """Metric with its companion; None where it has none."""
+        if self.pairs is None or metric not in self.pairs.metrics:
+            return None
+        index = int(np.flatnonzero(self.pairs.metrics == metric)[0])
+        return Paired(self.sums, self.pairs, index, self.record.experiment, self.evidence.peers)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
@@ -222,7 +236,7 @@ class ResultsFold:
             return self
         copy = ResultsFold.from_state(self.offset, self.state())
         copy._count(copy._early.given_up(None))
-        copy.evidence.look(copy.sums, copy.record.experiment)
+        copy._look()
         return copy
 
     def _change(self, event: Changed) -> None:
@@ -252,7 +266,8 @@ class ResultsFold:
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
-        self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
+        for evidence in (self.evidence, self.pair_evidence):
+            evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
         self.sums.grow(n_arms)
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
@@ -292,6 +307,7 @@ class ResultsFold:
             "pairs": self.pairs.state(),
             "companions": companions.state(),
             "companion_epochs": companions.epochs_state(),
+            "pair_evidence": vars(self.pair_evidence),
         }
 
     @classmethod
@@ -341,11 +357,13 @@ class ResultsFold:
             companions = Accumulators.from_state(state["companions"], experiment.control_arm)
             companions.restore_epochs(state["companion_epochs"])
             fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
+            fold.pair_evidence = Evidence.from_state(state["pair_evidence"])
         fold.evidence = Evidence.from_state(state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
-            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, _counts_missing(experiment))
+            counted = _counts_missing(experiment), _parts(experiment)
+            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, *counted)
         elif experiment.missing == "zero":
             fold._decisions = OpenDecisions.from_state(
                 *parts, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment)
@@ -363,6 +381,7 @@ FIXED: dict[str, frozenset[str] | None] = {
     "evidence": None,
     "pairs": None,
     "companions": None,
+    "pair_evidence": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -404,7 +423,8 @@ def _decisions(
     if experiment.unit == "user":
         takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
         zero = experiment.missing == "zero"
-        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, _counts_missing(experiment))
+        counted = _counts_missing(experiment), _parts(experiment)
+        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, *counted)
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
     return RewardedDecisions(sums, shares)
@@ -413,6 +433,16 @@ def _decisions(
 def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:
     """Mask, uint8 (M,), of the metrics of which a missing reward may count as 0: served ones are of predictions."""
     return np.array([not metric.served for metric in experiment.metrics], np.uint8)
+
+
+def _parts(experiment: Experiment) -> NDArray[np.int64]:
+    """Numerator and denominator of each ratio, int64 (M, 2), by index; -1 of other metrics."""
+    names = [metric.name for metric in experiment.metrics]
+    parts = np.full((len(names), 2), -1, np.int64)
+    for index, metric in enumerate(experiment.metrics):
+        if metric.is_ratio:
+            parts[index] = names.index(str(metric.numerator)), names.index(str(metric.denominator))
+    return parts
 
 
 def _first_shares(experiment: Experiment) -> Floats:
@@ -432,9 +462,9 @@ def _pairs(
 ) -> Pairs | None:
     """Sums of the metrics that have a companion, which follow `sums` from now on; None without such a metric."""
     columns = {
-        index: experiment.covariates.index(metric.covariate)
+        index: -1 if metric.is_ratio else experiment.covariates.index(metric.covariate)
         for index, metric in enumerate(experiment.metrics)
-        if metric.covariate is not UNSET
+        if metric.is_ratio or metric.covariate is not UNSET
     }
     if not columns:
         return None
