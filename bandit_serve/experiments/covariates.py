@@ -12,6 +12,8 @@ from bandit_serve.errors import FieldError, InvalidInput
 
 MAX_COVARIATE = 1e12
 """Largest size of a covariate. They are rounded to float32."""
+MAX_UPLOADED_UNITS = 2**20
+"""Units of which covariates can be uploaded: results keep them, in 8 bytes and 4 a covariate."""
 
 
 def with_covariates(

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
-from bandit_serve.log.events import Changed, Event, Exposed, Revised, Rewarded, Shape, is_another_draft
+from bandit_serve.log.events import (
+    Changed,
+    Covariates,
+    Event,
+    Exposed,
+    Revised,
+    Rewarded,
+    Shape,
+    is_another_draft,
+)
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
 from bandit_serve.log.snapshot import Codec, Layout, reading
@@ -33,6 +42,7 @@ from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.notes import Notes
 from bandit_serve.results.sequence import Floats
+from bandit_serve.results.uploads import Uploads
 
 MAX_VECTOR_BYTES = 64 * 2**20
 """Bytes of share vectors with `unit: request`: more are thinned out."""
@@ -45,6 +55,7 @@ into one value of the store.
 
 StillOpen = tuple[NDArray[np.int64], Floats]
 
+NO_UNITS = np.zeros(0, np.uint64)
 _BEFORE_ALL_MS = -(2**53)
 
 
@@ -153,6 +164,8 @@ class ResultsFold:
                 self._reward(time_ms, event, True)
             case Changed():
                 self._change(event)
+            case Covariates() if self.record.status == "draft":
+                self._notes.uploads.take(event)
         self.offset = offset
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
@@ -179,7 +192,7 @@ class ResultsFold:
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
         logged = self._logged(event.x, len(rows.arms))
-        x, notes = self._features(logged), self._notes.of(len(rows.arms), logged)
+        x, notes = self._features(logged), self._notes.of(logged, rows.units, len(rows.arms))
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -214,7 +227,8 @@ class ResultsFold:
         for rewards in several:
             if len(rewards.rows):
                 take = self._decisions.revise if rewards.revised else self._decisions.reward
-                notes = self._notes.of(len(rewards.rows), rewards.x)
+                units = rewards.rows["unit"] if self.record.experiment.unit == "user" else NO_UNITS
+                notes = self._notes.of(rewards.x, units, len(rewards.rows))
                 take(
                     rewards.rows, self._floors.of(rewards.rows["revision"]), self._features(rewards.x), notes
                 )
@@ -297,6 +311,7 @@ class ResultsFold:
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
             **self._pairs_columns(),
+            **({"uploads": self._notes.uploads.state()} if self._notes.uploads else {}),
         }
 
     def _pairs_columns(self) -> StateColumns:
@@ -323,6 +338,8 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
+        if "uploads" in state:
+            fold._notes.uploads = Uploads.from_state(experiment.covariates, state["uploads"])
         known = fold._columns()
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():

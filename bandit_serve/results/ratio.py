@@ -127,7 +127,8 @@ def _quadratic(joint: Floats, coefficients: Floats) -> Floats:
     """Sum over i and j of c_i c_j times the products, (K,), from their upper triangle, (K, 15)."""
     i, j = UPPER
     twice = np.where(i == j, 1.0, 2.0)
-    return np.maximum((joint * twice * coefficients[:, i] * coefficients[:, j]).sum(axis=1), 0.0)
+    sums: Floats = (joint * twice * coefficients[:, i] * coefficients[:, j]).sum(axis=1)
+    return np.maximum(sums, 0.0)
 
 
 def _usable(n: NDArray[np.int64], variance: Floats, mean: Floats, error: Floats) -> NDArray[np.bool_]:
