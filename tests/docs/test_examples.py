@@ -71,6 +71,7 @@ PAGES = {
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/policies.md": Page(),
     "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
+    "docs/variance-reduction.md": Page(True, shows=('"units":3', '"arm":')),
     "docs/models.md": Page(
         True,
         ("pip install '.[train]'", "pip install '.[onnx]'"),
