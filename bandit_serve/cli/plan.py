@@ -17,6 +17,7 @@ from bandit_serve.cli.output import print_json
 from bandit_serve.cli.plan_table import print_plan, title
 from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.errors import InvalidInput, UsageError
+from bandit_serve.pictures.power import PowerCurve, power_chart
 from bandit_serve.results.plan_request import (
     PlanRequest,
     Seen,
@@ -28,7 +29,6 @@ from bandit_serve.results.plan_request import (
 )
 from bandit_serve.results.planning import TESTS, Design, ExperimentPlan, chances
 from bandit_serve.settings import Settings
-from bandit_serve.simulation.plot.power_chart import PowerCurve, power_chart
 
 KNOWN, ASKED, HOW = "What is known", "What is asked", "How"
 

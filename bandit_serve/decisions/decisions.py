@@ -186,7 +186,8 @@ class Decisions:
         """Draws an arm, and records and signs the decision."""
         decider = self.decider(experiment)
         context = request.context
-        choice = decider.choose(request.unit, request.eligible, decider.encoded(context), context)
+        x = decider.encoded(context, request.covariates)
+        choice = decider.choose(request.unit, request.eligible, x, context)
         token = decider.record(choice, self.keyring, self._now_ms())
         arm = choice.arm
         return Decided(
@@ -207,7 +208,7 @@ class Decisions:
         if contexts is not None and len(contexts) != len(units):
             detail = f"expected as many as units, {len(units)}"
             raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
-        if decider.features is None:
+        if decider.features is None and not decider.covariates:
             if decider.contextless and any(contexts or ()):
                 raise no_context("contexts")
             if decider.membership is not None and decider.status == "running":

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.names import Name
-from bandit_serve.metrics import KINDS, MAX_VALUE, MetricKind
+from bandit_serve.metrics import MAX_VALUE, METRIC_KINDS, MetricKind, Ratio
 from bandit_serve.metrics.kind import Goal
 
 if TYPE_CHECKING:
     KindOfMetric = str
 else:
-    KindOfMetric = Literal[tuple(KINDS)]
+    KindOfMetric = Literal[tuple(METRIC_KINDS)]
 
 
 OnHarm = Literal["report", "pause_arm", "stop"]
@@ -42,6 +42,9 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     `cap`: most that a decision's or unit's value counts for in the results. `quantile`: results are of this quantile of
     the values, in place of their mean.
 
+    `covariate` names a number known before a decision, with which the metric's variance is reduced (CUPED). A ratio is
+    that of two other metrics, its `numerator` and `denominator`.
+
     Defaults are not written: so builds without the fields can read logs of experiments that do not use them.
     """
 
@@ -59,6 +62,10 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     cap: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | UnsetType = UNSET
     quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
 
+    covariate: Name | UnsetType = UNSET
+    numerator: Name | UnsetType = UNSET
+    denominator: Name | UnsetType = UNSET
+
     @property
     def is_guardrail(self) -> bool:
         return self.role == "guardrail"
@@ -68,10 +75,14 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         """Whether the service measures it, of the predictions that it makes; no client sends it."""
         return self.source == "served"
 
+    @property
+    def is_ratio(self) -> bool:
+        return self.kind == Ratio.name
+
     @cached_property
     def traits(self) -> MetricKind:
         """Kind of the metric, made with its bounds."""
-        return KINDS[self.kind](self.low, self.high)
+        return METRIC_KINDS[self.kind](self.low, self.high)
 
     def refuses(self, value: float | bool) -> str | None:
         """Reason why `value` can not be a reward of this metric; None if it can. True and false are 1 and 0."""

@@ -18,6 +18,7 @@ class Units:
         takes_max: NDArray[np.uint8],
         most: int = 0,
         counts_missing: NDArray[np.uint8] | None = None,
+        parts: NDArray[np.int64] | None = None,
     ) -> Self: ...
     @property
     def one_in(self) -> int: ...
@@ -38,12 +39,21 @@ class Units:
         units: NDArray[np.uint64],
         unfloored: bool,
         x: NDArray[np.float32] | None = None,
+        notes: NDArray[np.float32] | None = None,
     ) -> None: ...
     def reward(
-        self, rows: NDArray[np.void], unfloored: NDArray[np.uint8], x: NDArray[np.float32] | None = None
+        self,
+        rows: NDArray[np.void],
+        unfloored: NDArray[np.uint8],
+        x: NDArray[np.float32] | None = None,
+        notes: NDArray[np.float32] | None = None,
     ) -> None: ...
     def revise(
-        self, rows: NDArray[np.void], unfloored: NDArray[np.uint8], x: NDArray[np.float32] | None = None
+        self,
+        rows: NDArray[np.void],
+        unfloored: NDArray[np.uint8],
+        x: NDArray[np.float32] | None = None,
+        notes: NDArray[np.float32] | None = None,
     ) -> None: ...
     def close(self, before_ms: int) -> None: ...
     def vectors(self) -> NDArray[np.int32]: ...
@@ -55,4 +65,5 @@ class Units:
         state: State,
         most: int = 0,
         counts_missing: NDArray[np.uint8] | None = None,
+        parts: NDArray[np.int64] | None = None,
     ) -> Units: ...

@@ -14,10 +14,12 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
-from bandit_serve.metrics import KINDS
+from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._histograms import Histograms
+from bandit_serve.results._pairs import PairSums
+from bandit_serve.results.companions import Paired
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.harm_evidence import HarmEvidence, log_e_of_harm
 from bandit_serve.results.quantiles import Quantiles
@@ -113,7 +115,7 @@ class Evidence:
         self, metric: int, sums: Sums, experiment: Experiment, harm: HarmEvidence | None = None
     ) -> None:
         about = experiment.metrics[metric]
-        kind, control = KINDS[about.kind], experiment.control_arm
+        kind, control = METRIC_KINDS[about.kind], experiment.control_arm
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
         found: dict[bool, Estimates] = {}
         if not sums.lost(kind, moving=True).any():
@@ -122,7 +124,7 @@ class Evidence:
             found[False] = fixed_split(sums, kind, control, tuned_for)
         for moving, estimates in found.items():
             self._note(metric, moving, directed(estimates, alpha))
-            if harm is not None and about.is_guardrail:
+            if harm is not None and about.is_guardrail and not about.is_ratio:
                 harm.note(metric, moving, log_e_of_harm(estimates, about, alpha))
         if about is experiment.objective and sample_ratio.sufficient(sums.n, sums.balance):
             self._look_at_ratio(sums)
@@ -145,6 +147,29 @@ class Evidence:
 
     def _look_later(self, metric: int, sums: Sums) -> None:
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
+
+    def look_at_pairs(
+        self, sums: Accumulators, pairs: PairSums, experiment: Experiment, harm: HarmEvidence | None = None
+    ) -> None:
+        """Looks at the pairs whose metrics have grown enough; here P pairs are in place of M metrics.
+
+        `harm` is kept of guardrails that are ratios.
+        """
+        alpha = experiment.stopping.alpha
+        counts = sums.counts()[pairs.metrics]
+        for index in np.flatnonzero(counts >= self.next_look):
+            paired = Paired(sums, pairs, int(index), experiment, self.peers)
+            metric = int(pairs.metrics[index])
+            about, found = experiment.metrics[metric], dict[bool, Estimates]()
+            if not paired.lost(moving=True).any():
+                found[True] = paired.estimates(moving=True)
+            if not paired.pair.y.moved and not paired.lost(moving=False).any():
+                found[False] = paired.estimates(moving=False)
+            for moving, estimates in found.items():
+                self._note(int(index), moving, directed(estimates, alpha))
+                if harm is not None and about.is_guardrail and about.is_ratio:
+                    harm.note(metric, moving, log_e_of_harm(estimates, about, alpha))
+            self.next_look[index] = counts[index] + max(1, int(counts[index] * GROWTH))
 
     def _note(self, metric: int, moving: bool, log_e: tuple[Floats, Floats]) -> None:
         for so_far, now in zip(self.largest(metric, moving), log_e, strict=True):

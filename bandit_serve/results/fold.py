@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
-from bandit_serve.log.events import Changed, Event, Exposed, Revised, Rewarded, Shape, is_another_draft
+from bandit_serve.log.events import (
+    Changed,
+    Covariates,
+    Event,
+    Exposed,
+    Revised,
+    Rewarded,
+    Shape,
+    is_another_draft,
+)
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
 from bandit_serve.log.snapshot import Codec, Layout, reading
@@ -25,9 +34,11 @@ from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
 from bandit_serve.results._histograms import Histograms
 from bandit_serve.results._open_decisions import OpenDecisions
+from bandit_serve.results._pairs import PairSums
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
+from bandit_serve.results.companions import Paired
 from bandit_serve.results.decision import Noted, judge, noted
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
@@ -36,8 +47,10 @@ from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.history import PastResults
 from bandit_serve.results.horizon import Looks
 from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
+from bandit_serve.results.notes import Notes
 from bandit_serve.results.point import point_of
 from bandit_serve.results.sequence import Floats
+from bandit_serve.results.uploads import Uploads
 
 MAX_VECTOR_BYTES = 64 * 2**20
 """Bytes of share vectors with `unit: request`: more are thinned out."""
@@ -53,6 +66,7 @@ MIN_RATE_MS = 60_000
 
 StillOpen = tuple[NDArray[np.int64], Floats]
 
+NO_UNITS = np.zeros(0, np.uint64)
 _BEFORE_ALL_MS = -(2**53)
 
 
@@ -74,19 +88,20 @@ CODEC = Codec(ResultsState, RESULTS, version=3, layout=Layout.DEFLATED)
 class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
-    `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
-    made from, `harm` is the evidence on guardrails (None without any), `noted` the decision at the last look (None
-    without one), `pending` and `crossovers` as in the contract.
-    `n_features` is d of the vectors x that go with decisions, 0 without context. `offset` is that of the last entry,
-    `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`). `history` keeps what
-    was known before.
+    `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
+    from, `pairs` and `pair_evidence` those of metrics with a companion, `harm` is the evidence on guardrails (None
+    without any), `noted` the decision at the last look (None without one), `pending` and `crossovers` as in the
+    contract. `n_features` is d of the vectors x that go with decisions, 0 without context and covariates. `offset` is
+    that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that it has met
+    (`repairs.py`). `history` keeps what was known before.
     """
 
     def __init__(self, record: Record) -> None:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
-        self.n_features = n_features_of(experiment.context) if experiment.context else 0
+        self._notes = Notes(experiment)
+        self.n_features = self._notes.n_logged
         self._shape = Shape(experiment, None)
         self.offset = START
         self.now_ms = _BEFORE_ALL_MS
@@ -96,6 +111,9 @@ class ResultsFold:
             n_metrics, n_arms, experiment.control_arm, contextual=_contextual(experiment.policy)
         )
         self.sums.know_features(_n_features(experiment, self.sums))
+        self.sums.note_width = self._notes.width
+        self.pairs = _pairs(experiment, self.sums)
+        self.pair_evidence = Evidence.none(len(self.pairs.metrics) if self.pairs else 0, n_arms)
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.sums.put_caps(_caps(experiment))
         self.sums.histograms = _histograms(experiment)
@@ -180,6 +198,8 @@ class ResultsFold:
                 self._reward(time_ms, event, True)
             case Changed():
                 self._change(event)
+            case Covariates() if self.record.status == "draft":
+                self._notes.uploads.take(event)
         if before is not None:
             history.keep(before)
         self.offset = offset
@@ -196,6 +216,8 @@ class ResultsFold:
     def _look(self, changed: bool) -> None:
         """Keeps the evidence, and notes the decision after a look or a change."""
         looked = self.evidence.look(self.sums, self.record.experiment, self.harm)
+        if self.pairs is not None:
+            self.pair_evidence.look_at_pairs(self.sums, self.pairs, self.record.experiment, self.harm)
         if self.looks is not None:
             self.looks.look(self.sums, self.record.experiment, self.evidence.peers)
         if (looked or changed) and self._may_be_decided():
@@ -216,11 +238,19 @@ class ResultsFold:
             strongest = self.contests.log_e
         return self.record.status == "stopped" or strongest >= -math.log(experiment.stopping.alpha)
 
+    def paired(self, metric: int) -> Paired | None:
+        """Metric with its companion; None where it has none."""
+        if self.pairs is None or metric not in self.pairs.metrics:
+            return None
+        index = int(np.flatnonzero(self.pairs.metrics == metric)[0])
+        return Paired(self.sums, self.pairs, index, self.record.experiment, self.evidence.peers)
+
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
-        x = columns.features(event.x, len(rows.arms), self.sums.n_features)
+        logged = self._logged(event.x, len(rows.arms))
+        x, notes = self._features(logged), self._notes.of(logged, rows.units, len(rows.arms))
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -239,14 +269,14 @@ class ResultsFold:
                 rows.units,
                 unfloored,
                 x,
+                notes,
             )
         seen_ms = max(time_ms, self.now_ms)
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
     def _reward(self, time_ms: int, event: Rewarded | Revised, revised: bool) -> None:
         self._shape.check(event)
-        n_features = self.sums.n_features
-        x = columns.features(event.x, len(event.rows), n_features)
+        x = self._logged(event.x, len(event.rows))
         rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
         if self.contests is not None:
             experiment = self.record.experiment
@@ -260,7 +290,22 @@ class ResultsFold:
         for rewards in several:
             if len(rewards.rows):
                 take = self._decisions.revise if rewards.revised else self._decisions.reward
-                take(rewards.rows, self._floors.of(rewards.rows["revision"]), rewards.x)
+                units = rewards.rows["unit"] if self.record.experiment.unit == "user" else NO_UNITS
+                notes = self._notes.of(rewards.x, units, len(rewards.rows))
+                take(
+                    rewards.rows, self._floors.of(rewards.rows["revision"]), self._features(rewards.x), notes
+                )
+
+    def _logged(self, x: bytes | columns.Features | None, n: int) -> columns.Features | None:
+        """What the log has of n decisions, float32 (n, d), where any of it is analysed."""
+        needed = self.sums.n_features or self._notes.width
+        return columns.features(x, n, self._notes.n_logged) if needed else None
+
+    def _features(self, logged: columns.Features | None) -> columns.Features | None:
+        """Features for the model of outcomes; None where they are not known, or there is none."""
+        if logged is None or self.sums.n_features == 0:
+            return None
+        return np.ascontiguousarray(logged[:, : self.sums.n_features])
 
     @property
     def waits(self) -> bool:
@@ -303,9 +348,10 @@ class ResultsFold:
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
-        self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         if self.harm is not None:
             self.harm.grow(n_arms)
+        for evidence in (self.evidence, self.pair_evidence):
+            evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
         self.sums.grow(n_arms)
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
@@ -337,7 +383,19 @@ class ResultsFold:
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
+            **self._pairs_columns(),
             **self._parts_in_use(),
+        }
+
+    def _pairs_columns(self) -> StateColumns:
+        if self.pairs is None:
+            return {}
+        companions = self.pairs.companions
+        return {
+            "pairs": self.pairs.state(),
+            "companions": companions.state(),
+            "companion_epochs": companions.epochs_state(),
+            "pair_evidence": vars(self.pair_evidence),
         }
 
     def _parts_in_use(self) -> StateColumns:
@@ -345,6 +403,8 @@ class ResultsFold:
         parts: StateColumns = {}
         if self.harm is not None:
             parts["harm"] = vars(self.harm)
+        if self._notes.uploads:
+            parts["uploads"] = self._notes.uploads.state()
         if self.noted is not None:
             parts["decision"] = self.noted.columns()
         if _capped(self.record.experiment):
@@ -372,6 +432,8 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
         fold = cls(record)
         experiment = record.experiment
+        if "uploads" in state:
+            fold._notes.uploads = Uploads.from_state(experiment.covariates, state["uploads"])
         known = fold._columns() | SOMETIMES | {"history": fold.history.state()}
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
@@ -409,6 +471,12 @@ class ResultsFold:
             # A former build counted values without keeping them.
             fold._beginnings.close()
         fold.sums.beginnings = fold._beginnings
+        fold.sums.note_width = fold._notes.width
+        if fold.pairs is not None:
+            companions = Accumulators.from_state(state["companions"], experiment.control_arm)
+            companions.restore_epochs(state["companion_epochs"])
+            fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
+            fold.pair_evidence = Evidence.from_state(state["pair_evidence"])
         fold.evidence = Evidence.from_state(state["evidence"])
         if "harm" in state:
             fold.harm = HarmEvidence(**state["harm"])
@@ -417,7 +485,8 @@ class ResultsFold:
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
-            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, _counts_missing(experiment))
+            counted = _counts_missing(experiment), _parts(experiment)
+            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, *counted)
         elif experiment.missing == "zero":
             fold._decisions = OpenDecisions.from_state(
                 *parts, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment)
@@ -453,6 +522,9 @@ FIXED: dict[str, frozenset[str] | None] = {
     "decision": None,
     "raw": None,
     "quantiles": frozenset({"kept", "halvings", "sizes"}),
+    "pairs": None,
+    "companions": None,
+    "pair_evidence": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -502,7 +574,8 @@ def _decisions(
     if experiment.unit == "user":
         takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
         zero = experiment.missing == "zero"
-        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, _counts_missing(experiment))
+        counted = _counts_missing(experiment), _parts(experiment)
+        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, *counted)
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
     return RewardedDecisions(sums, shares)
@@ -528,6 +601,16 @@ def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:
     return np.array([not metric.served for metric in experiment.metrics], np.uint8)
 
 
+def _parts(experiment: Experiment) -> NDArray[np.int64]:
+    """Numerator and denominator of each ratio, int64 (M, 2), by index; -1 of other metrics."""
+    names = [metric.name for metric in experiment.metrics]
+    parts = np.full((len(names), 2), -1, np.int64)
+    for index, metric in enumerate(experiment.metrics):
+        if metric.is_ratio:
+            parts[index] = names.index(str(metric.numerator)), names.index(str(metric.denominator))
+    return parts
+
+
 def _first_shares(experiment: Experiment) -> Floats:
     """Shares until some have been logged: those of a fixed split, or even ones."""
     weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
@@ -535,6 +618,25 @@ def _first_shares(experiment: Experiment) -> Floats:
     shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
     shares /= shares.sum()
     return shares
+
+
+def _pairs(
+    experiment: Experiment,
+    sums: Accumulators,
+    companions: Accumulators | None = None,
+    state: dict[str, NDArray[Any]] | None = None,
+) -> PairSums | None:
+    """Sums of the metrics that have a companion, which follow `sums` from now on; None without such a metric."""
+    columns = {
+        index: -1 if metric.is_ratio else experiment.covariates.index(metric.covariate)
+        for index, metric in enumerate(experiment.metrics)
+        if metric.is_ratio or metric.covariate is not UNSET
+    }
+    if not columns:
+        return None
+    pairs = PairSums(sums, list(columns), list(columns.values()), companions, state)
+    sums.followers = (pairs,)
+    return pairs
 
 
 def _beginnings(experiment: Experiment) -> Beginnings:

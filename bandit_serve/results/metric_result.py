@@ -12,14 +12,15 @@ from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.metric import Metric
-from bandit_serve.experiments.spec import Record
-from bandit_serve.metrics import KINDS
-from bandit_serve.results import betting, decision_aids
+from bandit_serve.experiments.spec import Experiment, Record
+from bandit_serve.metrics import METRIC_KINDS
+from bandit_serve.results import betting, decision_aids, ratio, skewness
+from bandit_serve.results.companions import Paired
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
 from bandit_serve.results.interleaving import Contests
 from bandit_serve.results.non_inferiority import Guard, GuardrailResult
-from bandit_serve.results.sequence import Floats, holm, p_value
+from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
 from bandit_serve.results.winner import winner_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,21 @@ class Preview(Struct, frozen=True):
     mean: float
 
 
+class AdjustedResult(Struct, frozen=True):
+    """One arm on one metric, of the values less `theta` times the deviation of their covariate from its mean (CUPED).
+
+    They have the same mean and vary less, as far as the covariate tells them. Intervals and `p_value` hold as those of
+    the values do, at every time.
+    """
+
+    mean: float | None
+    interval: Interval | None
+    difference: float | None
+    difference_interval: Interval | None
+    p_value: float | None
+    theta: float
+
+
 class MetricResult(Struct, frozen=True):
     """One arm on one metric. `n`, `mean` and `std` are those of the sample that is analysed; `preview` is null where
     nothing is open, or a missing reward is none. All but `n` is null where a value that left the sums took their digits
@@ -54,7 +70,8 @@ class MetricResult(Struct, frozen=True):
     the intervals and the difference weight each decision by its logged share, and need not be centred on
     `mean`. `p_value_corrected` is adjusted over the objective and all secondary metrics, too, and there where there are
     such metrics; guardrails are none of them. `guardrail` is there for guardrails, null on control itself.
-    `mean`. `raw_mean`, of a metric with a cap: the mean without it.
+    `raw_mean`, of a metric with a cap: the mean without it. `adjusted` is there for a metric with a covariate. Of a
+    ratio, `mean` is that of the sums, and `std` the root of n times its variance.
     """
 
     n: int
@@ -72,6 +89,7 @@ class MetricResult(Struct, frozen=True):
     p_value_corrected: float | UnsetType | None = UNSET
     guardrail: GuardrailResult | UnsetType | None = UNSET
     raw_mean: float | UnsetType | None = UNSET
+    adjusted: AdjustedResult | UnsetType = UNSET
 
 
 def uncompared(result: MetricResult) -> MetricResult:
@@ -104,24 +122,29 @@ class MetricTable:
         self.metric: Metric = experiment.metrics[index]
         self.control = experiment.control_arm
         self.alpha = experiment.stopping.alpha
-        self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
+        self.mean_limits = _mean_limits(experiment, self.metric)
+        self.paired = fold.paired(index)
         self.sums = Sums.of(fold.sums, index)
         self.raw_total: Floats | None = None
         if self.metric.cap is not UNSET:
             self.mean_limits = self.mean_limits[0], min(self.mean_limits[1], self.metric.cap)
             self.raw_total = fold.sums.raw_total(index)
         self.unguarded = self.sums.unsquared if self.sums.contextual and self.sums.moved else 0
-        kind, control, tuned_for = KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
+        kind, control, tuned_for = METRIC_KINDS[self.metric.kind], self.control, experiment.stopping.tuned_for
         guarded = self.sums.unfloored == 0 and self.unguarded == 0
         self.lost = self.sums.lost(kind, self.sums.moved)
+        if self.paired is not None:
+            self.lost = self.lost | self.paired.lost(moving=self.sums.moved)
         self.valid = guarded and not self.lost.any() and fold.contests is None
         self.moving = self.sums.moved and guarded
         self.estimates: Estimates = (
-            moving_shares(self.sums, kind, control, fold.evidence.peers, tuned_for)
+            self.paired.estimates(moving=self.moving)
+            if self.paired is not None and self.metric.is_ratio
+            else moving_shares(self.sums, kind, control, fold.evidence.peers, tuned_for)
             if self.moving
             else fixed_split(self.sums, kind, control, tuned_for)
         )
-        self.looks = fold.looks if self.metric.quantile is UNSET else None
+        self.looks = None if self.metric.is_ratio or self.metric.quantile is not UNSET else fold.looks
         if self.looks is None:
             self.evidence = self._evidence(fold)
         else:
@@ -150,12 +173,19 @@ class MetricTable:
         return Guard(self.metric, self.estimates, self.valid, evidence, peers, self.alpha)
 
     @cached_property
+    def adjusted(self) -> AdjustedTable | None:
+        """Results by the metric's covariate; None without one."""
+        if self.paired is None or self.metric.is_ratio:
+            return None
+        return AdjustedTable(self, self._fold, self.paired)
+
+    @cached_property
     def aids(self) -> tuple[Floats, Floats]:
         """Probabilities of being best and expected losses, (K,) each."""
         sums, metric, there = self.sums, self.metric, self.there
-        if self.lost.any() or (sums.moved and not self.valid):
+        if self.lost.any() or ((sums.moved or metric.is_ratio) and not self.valid):
             return np.full(len(there), np.nan), np.full(len(there), np.nan)
-        if not sums.moved:
+        if not sums.moved and not metric.is_ratio:
             best = decision_aids.probability_best(sums, metric, there)
             return best, decision_aids.expected_loss(sums, metric, there)
         weighted = self.estimates, sums.n, metric, self.control, there
@@ -172,6 +202,8 @@ class MetricTable:
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """Logarithms of the largest e-values, (K,): above and below control."""
         so_far = fold.evidence.largest(self.index, self.moving)
+        if self.paired is not None and self.metric.is_ratio:
+            so_far = fold.pair_evidence.largest(self.paired.index, self.moving)
         now = self._directed()
         return np.maximum(so_far[0], now[0]), np.maximum(so_far[1], now[1])
 
@@ -189,11 +221,7 @@ class MetricTable:
 
     def _p_values(self, log_e: Floats) -> Floats:
         """Adjusted p-values, (K,); NaN where there is none."""
-        raw = self._unadjusted(log_e)
-        others = np.arange(len(raw)) != self.control
-        adjusted = np.full(len(raw), np.nan)
-        adjusted[others] = holm(raw[others])
-        return adjusted
+        return p_values(log_e, self._comparable(), self.control)
 
     def _unadjusted(self, log_e: Floats) -> Floats:
         return np.where(self._comparable(), p_value(log_e), np.nan)
@@ -272,10 +300,11 @@ class MetricTable:
         n, lost = int(sums.n[arm]), bool(self.lost[arm])
         compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
         liftable = bool(self.liftable()[arm])
+        means, variances = self._sample()
         return MetricResult(
             n=n,
-            mean=_number(sums.mean[arm]) if n and not lost else None,
-            std=_number(math.sqrt(sums.sample_variance[arm])) if n > 1 and not lost else None,
+            mean=_number(means[arm]) if n and not lost else None,
+            std=_number(math.sqrt(variances[arm])) if n > 1 and not lost else None,
             interval=self._mean_interval(arm),
             difference=_number(estimates.differences.mean[arm]) if compared else None,
             difference_interval=self.difference_interval(arm),
@@ -284,16 +313,26 @@ class MetricTable:
             p_value=_number(self.p[arm]),
             probability_best=_number(self.aids[0][arm]),
             expected_loss=_number(self.aids[1][arm]),
-            preview=None if still_open is None else self._preview(arm, *still_open),
+            preview=None if still_open is None or self.metric.is_ratio else self._preview(arm, *still_open),
             p_value_corrected=UNSET if self.corrected is None else _number(self.corrected[arm]),
             guardrail=self._guardrail(arm),
             raw_mean=UNSET if self.raw_total is None else _number(self.raw_total[arm] / n) if n else None,
+            adjusted=UNSET if self.adjusted is None else self.adjusted.row(arm),
         )
 
     def _guardrail(self, arm: int) -> GuardrailResult | UnsetType | None:
         if not self.metric.is_guardrail:
             return UNSET
         return None if arm == self.control else self.guard.row(arm)
+
+    def _sample(self) -> tuple[Floats, Floats]:
+        """Mean and variance of the sample by arm, (K,) each; of a ratio NaN where its denominators sum to 0."""
+        if self.paired is None or not self.metric.is_ratio:
+            return self.sums.mean, self.sums.sample_variance
+        pair = self.paired.pair
+        there = pair.z.total != 0.0
+        means = np.where(there, pair.y.total / np.where(there, pair.z.total, 1.0), np.nan)
+        return means, np.where(there, ratio.variances(pair), np.nan)
 
     def _mean_interval(self, arm: int) -> Interval | None:
         """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""
@@ -310,11 +349,7 @@ class MetricTable:
         """Interval of the arm's difference to control, where there is one."""
         if not self._comparable()[arm]:
             return None
-        differences = self.estimates.differences
-        mean, half = differences.mean[arm], differences.half_width(self.alpha)[arm]
-        return (
-            (float(mean - half), float(mean + half)) if math.isfinite(mean) and math.isfinite(half) else None
-        )
+        return interval_of(self.estimates.differences, arm, self.alpha)
 
     def _lift_interval(self, arm: int) -> Interval | None:
         if not self.lifts.bounded[arm]:
@@ -325,6 +360,69 @@ class MetricTable:
     def _preview(self, arm: int, n: NDArray[np.int64], total: Floats) -> Preview | None:
         open_here = int(n[arm])
         return Preview(open_here, float(total[self.index, arm]) / open_here) if open_here else None
+
+
+class AdjustedTable:
+    """Results on one metric by its covariate, arrays (K,)."""
+
+    def __init__(self, table: MetricTable, fold: ResultsFold, paired: Paired) -> None:
+        self._table, self._pair = table, paired.pair
+        self._adjusted = paired.adjusted(moving=table.moving)
+        estimates = self._adjusted.estimates
+        so_far, now = (
+            fold.pair_evidence.largest(paired.index, table.moving),
+            directed(estimates, table.alpha),
+        )
+        log_e = np.maximum(np.maximum(*so_far), np.maximum(*now))
+        self._p = p_values(log_e, estimates.comparable & table.valid, table.control)
+        self._arms = self._adjusted.arms(self._pair)
+
+    def row(self, arm: int) -> AdjustedResult:
+        table, estimates = self._table, self._adjusted.estimates
+        there = bool(self._pair.y.n[arm]) and not table.lost[arm]
+        compared = bool(estimates.compared[arm]) and not (table.lost[arm] or table.lost[table.control])
+        comparable = table.valid and bool(estimates.comparable[arm])
+        return AdjustedResult(
+            mean=_number(self._arms.mean[arm]) if there else None,
+            interval=self._mean_interval(arm),
+            difference=_number(estimates.differences.mean[arm]) if compared else None,
+            difference_interval=interval_of(estimates.differences, arm, table.alpha) if comparable else None,
+            p_value=_number(self._p[arm]),
+            theta=self._adjusted.theta,
+        )
+
+    def _mean_interval(self, arm: int) -> Interval | None:
+        table, estimates = self._table, self._adjusted.estimates
+        if not (table.valid and estimates.usable[arm] and estimates.tame[arm]):
+            return None
+        below, above = (side[arm] for side in skewness.reach(self._arms, estimates.skewness, table.alpha))
+        mean = self._arms.mean[arm]
+        ends = (float(mean - below), float(mean + above))
+        return _clipped(ends, *table.mean_limits) if all(map(math.isfinite, ends)) else None
+
+
+def p_values(log_e: Floats, known: NDArray[np.bool_], control: int) -> Floats:
+    """P-values by Holm over the arms that are compared with control, (K,); NaN where nothing is `known`."""
+    raw = np.where(known, p_value(log_e), np.nan)
+    others = np.arange(len(raw)) != control
+    adjusted = np.full(len(raw), np.nan)
+    adjusted[others] = holm(raw[others])
+    return adjusted
+
+
+def interval_of(sequence: Sequence, arm: int, alpha: float) -> Interval | None:
+    """Interval of one mean of a sequence; None where it has no ends."""
+    mean, half = sequence.mean[arm], sequence.half_width(alpha)[arm]
+    return (float(mean - half), float(mean + half)) if math.isfinite(mean) and math.isfinite(half) else None
+
+
+def _mean_limits(experiment: Experiment, metric: Metric) -> Interval:
+    """Ends of the range in which the metric's mean lies; a ratio of numbers that are never negative is none either."""
+    parts = [each for each in experiment.metrics if each.name in (metric.numerator, metric.denominator)]
+    limits = [each.traits.mean_limits(experiment.unit, experiment.missing) for each in parts]
+    if metric.is_ratio and all(low >= 0.0 for low, _ in limits):
+        return 0.0, math.inf
+    return metric.traits.mean_limits(experiment.unit, experiment.missing)
 
 
 def _clipped(interval: Interval, low: float, high: float) -> Interval:

@@ -29,6 +29,7 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results.plan_request import PlanRequest
 from bandit_serve.results.planning import ExperimentPlan
+from bandit_serve.server.handlers.covariates import CovariatesRequest, CovariatesView
 from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest, VersionMetadata
 from bandit_serve.server.route import BatchAnswer
@@ -76,6 +77,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     DecideRequest: {
         "unit": {"unit": "u1"},
         "context": {"unit": "u1", "context": CONTEXT, "eligible": ["control", "challenger"]},
+        "covariates": {"unit": "u1", "covariates": {"spent_before": 12.5}},
     },
     Decided: {"decided": DECIDED, "outside": OUTSIDE},
     DecideBatch: {
@@ -194,7 +196,9 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "unit": "user",
             "metrics": [
                 {"name": "paid", "kind": "binary"},
-                {"name": "revenue", "kind": "continuous", "cap": 500},
+                {"name": "revenue", "kind": "continuous", "cap": 500, "covariate": "spent_before"},
+                {"name": "orders", "kind": "count"},
+                {"name": "basket", "kind": "ratio", "numerator": "revenue", "denominator": "orders"},
             ],
             "attribution": {"window": "24h", "missing": "zero"},
         },
@@ -257,6 +261,10 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "keep_assigned": True,
         },
     },
+    CovariatesRequest: {
+        "spent": {"unit": ["user-7", "user-8"], "covariates": {"spent_before": [12.5, None]}},
+    },
+    CovariatesView: {"spent": {"units": 2, "covariates": ["spent_before"]}},
     PolicySpec: {
         "thompson": {"kind": "thompson", "min_share": 0.02, "half_life": "7d"},
         "fixed_split": {"kind": "fixed_split", "shares": {"control": 9, "challenger": 1}},

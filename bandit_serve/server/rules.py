@@ -31,7 +31,7 @@ from bandit_serve.experiments.metric import SERVED, Margin, Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
-from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, Ratio, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
@@ -247,6 +247,8 @@ LARGE = _number(-MAX_VALUE, MAX_VALUE)
 GUARDRAIL: Schema = {"required": ["role"], **having(role={"const": "guardrail"})}
 TWO_VALUED = names_of(lambda kind: kind.two_valued)
 NOT_NEGATIVE = names_of(lambda kind: not kind.takes_bounds and kind().floor >= 0.0)
+RATIO: Schema = {"const": Ratio.name}
+NOT_THERE: Schema = {"not": {}}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
@@ -269,12 +271,22 @@ METRIC: Schema = {
         },
         "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), NOT_CAPPED]},
         "kind": {
-            "anyOf": [
+            "allOf": [
                 {
-                    "required": ["low", "high"],
-                    **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
+                    "anyOf": [
+                        {
+                            "required": ["low", "high"],
+                            **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
+                        },
+                        {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
+                    ]
                 },
-                {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
+                {
+                    "anyOf": [
+                        {"required": ["numerator", "denominator"], **having(kind=RATIO, covariate=NOT_THERE)},
+                        having(kind={"not": RATIO}, numerator=NOT_THERE, denominator=NOT_THERE),
+                    ]
+                },
             ]
         },
     },
@@ -376,6 +388,7 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     rules = [
         objective(having(source={"const": "client"})),
         objective({"not": {"required": ["quantile"]}}),
+        objective(having(kind={"not": RATIO})),
         {
             "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
@@ -414,6 +427,12 @@ EXPERIMENT: Schema = {
                     "anyOf": [
                         {"allOf": [having(metrics=ONE_NAMED), *_of_objectives(_objective_named)]},
                         {"allOf": [having(metrics=NONE_NAMED), *_of_objectives(_objective_first)]},
+                    ]
+                },
+                {
+                    "anyOf": [
+                        having(metrics={"items": having(kind={"not": RATIO})}),
+                        {"required": ["unit"], **having(unit={"const": "user"})},
                     ]
                 },
                 _excludes(JUMPING, having(unit={"const": "request"})),
@@ -476,7 +495,10 @@ BEYOND: Mapping[type, str] = {
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
-    Metric: "`low` is below `high`, and below `cap`.",
+    Metric: (
+        "`low` is below `high`, and below `cap`; `numerator` and `denominator` are two other metrics of the experiment, "
+        "count, bounded or continuous, that clients send."
+    ),
     ContextField: "`interactions` names other fields, each pair once.",
     AudienceRule: (
         f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "

@@ -92,6 +92,7 @@ PAGES = {
             "What would decide it",
         ),
     ),
+    "docs/variance-reduction.md": Page(True, shows=('"units":3', '"arm":')),
     "docs/models.md": Page(
         True,
         ("pip install '.[train]'", "pip install '.[onnx]'"),

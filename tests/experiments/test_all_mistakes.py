@@ -114,6 +114,7 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "metrics[1].quantile": put("metrics", 1, "quantile", value=0.5),
     "metrics[1].high": put("metrics", 1, "high", value=0),
     "metrics[2]": put("metrics", 2, "low", value=0.0),
+    "metrics[2].numerator": put("metrics", 2, "numerator", value="worth"),
     "attribution.window": put("attribution", "window", value="100d"),
     "attribution.missing": drop("attribution", "missing"),
     "context[0].std": put("context", 0, "std", value=0),

@@ -43,7 +43,7 @@ WHOLE: dict[str, Any] = {
         {**ARM, "name": "b", "payload": None, "features": [0.0, 1.0]},
     ],
     "control": "b",
-    "unit": "request",
+    "unit": "user",
     "policy": {
         "kind": "lin_ts",
         "min_share": 0.02,
@@ -59,8 +59,16 @@ WHOLE: dict[str, Any] = {
             "low": -1.0,
             "high": 2.0,
         },
-        {"name": "clicks", "kind": "count", "role": "secondary", "cap": 30.0},
         {"name": "waited_s", "kind": "continuous", "goal": "minimize", "role": "secondary", "quantile": 0.95},
+        {"name": "clicks", "kind": "count", "role": "secondary", "covariate": "clicks_before", "cap": 30.0},
+        {"name": "visits", "kind": "count", "role": "secondary"},
+        {
+            "name": "clicks_a_visit",
+            "kind": "ratio",
+            "role": "secondary",
+            "numerator": "clicks",
+            "denominator": "visits",
+        },
         {
             "name": "latency_ms",
             "kind": "continuous",

@@ -47,6 +47,9 @@ class Metric:
     quantile: float | None = None
     margin: Margin | None = None
     on_harm: str = "report"
+    covariate: str | None = None
+    numerator: str | None = None
+    denominator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,18 @@ class GuardrailResult:
 
 
 @dataclass(frozen=True, slots=True)
+class AdjustedResult:
+    """One arm on one metric, with the variance that its covariate explains taken out (CUPED)."""
+
+    mean: float | None
+    interval: Interval | None
+    difference: float | None
+    difference_interval: Interval | None
+    p_value: float | None
+    theta: float
+
+
+@dataclass(frozen=True, slots=True)
 class MetricResult:
     """One arm on one metric, compared with control where it is not control itself.
 
@@ -180,6 +195,7 @@ class MetricResult:
     raw_mean: float | None = None
     p_value_corrected: float | None = None
     guardrail: GuardrailResult | None = None
+    adjusted: AdjustedResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

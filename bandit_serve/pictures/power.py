@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from bandit_serve.simulation.plot.chart import spread
-from bandit_serve.simulation.plot.page import DARK, LIGHT
-from bandit_serve.simulation.plot.scale import Scale
+from bandit_serve.pictures.scale import Scale
+from bandit_serve.pictures.shapes import spread
+from bandit_serve.pictures.theme import FONTS, variables
 
 WIDTH, HEIGHT = 1000, 520
 LEFT, TOP, BOTTOM, RIGHT = 62, 66, 46, 250
@@ -20,8 +20,8 @@ BEYOND = 1.12
 """Times the latest planned end that the chart goes on to."""
 
 STYLE = f"""
-svg {{ background: var(--paper);{LIGHT} font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }}
-@media (prefers-color-scheme: dark) {{ svg {{{DARK} }} }}
+svg {{ background: var(--paper); {variables("light")} font: 13px {FONTS}; }}
+@media (prefers-color-scheme: dark) {{ svg {{ {variables("dark")} }} }}
 text {{ fill: var(--ink); }} .soft {{ fill: var(--soft); font-variant-numeric: tabular-nums; }}
 .heading {{ font-size: 18px; font-weight: 650; }} .name {{ font-weight: 600; }}
 .grid {{ stroke: var(--grid); }} .axis {{ stroke: var(--axis); }}
