@@ -80,7 +80,7 @@ class Guard:
             assert margin.relative is not UNSET
             allowed = margin.relative * np.abs(self.controls)
             control = margin.relative**2 * estimates.control_variance
-            most = np.sqrt(variance * control)
+            most = np.sqrt(variance) * np.sqrt(control)
             tied = self.sign * np.sign(self.controls) * margin.relative * estimates.covariance
             together = variance + control + 2.0 * np.clip(tied, -most, most)
         # Both may be so sure of each other that nothing is left.

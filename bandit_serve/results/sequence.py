@@ -70,7 +70,9 @@ class Sequence:
         """
         rho2 = tuning(alpha) / self.tightest_at
         q = self.variance * rho2 + 1.0
-        enough = np.log1p(np.sqrt(q) * np.asarray(parts) / (2.0 * alpha))
+        # Its exponential is sqrt(q) parts/(2 alpha), which may overflow.
+        least = 0.5 * np.log(q) + np.log(parts) - math.log(2.0) - math.log(alpha)
+        enough = np.logaddexp(0.0, least)
         reach: Floats = np.sqrt(2.0 * q / rho2 * enough) / self.observations
         return reach
 

@@ -175,6 +175,36 @@ def test_a_margin_of_the_loss_itself_is_rarely_taken_for_safe() -> None:
     assert wrong <= 4
 
 
+@pytest.mark.parametrize("scale", [1e-78, 1e-3, 1e3, 1e77])
+def test_verdicts_do_not_depend_on_the_unit(scale: float) -> None:
+    """Nor do bounds, but for the unit."""
+    plain, scaled = ResultsFold(guarded(Margin(relative=0.3))), ResultsFold(guarded(Margin(relative=0.3)))
+    rng = np.random.default_rng(12)
+    for _ in range(8):
+        arms = rng.integers(0, 2, 100)
+        values = rng.normal(np.array([200.0, 210.0])[arms], 50.0)
+        feed(plain, values, arms)
+        feed(scaled, values * scale, arms)
+        one, other = row_of(plain).guardrail, row_of(scaled).guardrail
+        assert one.verdict == other.verdict
+        assert (one.bound is None) == (other.bound is None)
+        if one.bound is not None:
+            assert other.bound == pytest.approx(one.bound * scale, rel=1e-9)
+            assert other.margin == pytest.approx(one.margin * scale, rel=1e-9)
+    assert [harm.arm for harm in harmed(plain, plain.record)] == [
+        harm.arm for harm in harmed(scaled, scaled.record)
+    ]
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-300, 0.999])
+def test_any_level_has_a_bound_or_none(alpha: float) -> None:
+    fold = played(guarded(alpha=alpha), 200.0, 240.0, n=400)
+    guardrail = row_of(fold).guardrail
+    assert guardrail.verdict == "undecided"
+    assert math.isfinite(guardrail.bound)
+    harmed(fold, fold.record)
+
+
 def test_with_more_arms_each_needs_more_evidence() -> None:
     def first_look_with_harm(n_arms: int) -> int:
         """Decisions of one arm that is worse by the same, among others that are not, until it is found."""
