@@ -496,8 +496,8 @@ BEYOND: Mapping[type, str] = {
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
     Metric: (
-        "`low` is below `high`, and below `cap`; `numerator` and `denominator` are two other metrics of the experiment, "
-        "count, bounded or continuous, that clients send."
+        "`low` is below `high`, and below `cap`; `numerator` and `denominator` are two other metrics of the "
+        "experiment, count, bounded or continuous, that clients send."
     ),
     ContextField: "`interactions` names other fields, each pair once.",
     AudienceRule: (

@@ -10,7 +10,7 @@ from simulated_stops import RUNS, SET_UPS, allowed, any_winner, bernoulli, plays
 from bandit_serve.results import ending as module
 from bandit_serve.results.ending import Ending
 
-N_RUNS, MOST, STEP = scaled(30, RUNS), scaled(1_500, 10_000), scaled(1.3, 1.1)
+N_RUNS, MOST, STEP = scaled(30, RUNS), scaled(1_500, 10_000), scaled(1.3, 1.25)
 
 
 @pytest.mark.timeout(1_200)

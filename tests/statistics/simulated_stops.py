@@ -19,7 +19,7 @@ from bandit_serve.experiments.stopping import Stopping, StoppingRule
 from bandit_serve.results import ResultsFold
 from bandit_serve.results.ending import Ending, ending
 
-FIRST, GROWTH, ALL, RUNS = 100, 1.1, 10_000, 300
+FIRST, GROWTH, ALL, RUNS = 100, 1.25, 10_000, 300
 FLOOR = 0.05
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from bandit_serve_client import calls
@@ -29,10 +30,12 @@ DEFAULTS: dict[str, Any] = {
 STANDING = frozenset(
     {
         *("status", "revision", "created_at", "updated_at", "started_at", "stopped_at", "winner"),
-        *("arm_status", "ramps", "set_aside", "etag"),
+        *("arm_status", "ramps", "set_aside", "etag", "overridden", "unpromoted"),
     }
 )
 """Fields that say where an experiment stands, and not what it is."""
+TIMES = frozenset({"start_at", "end_at"})
+"""Fields that are times, whatever their zone."""
 DERIVED = frozenset({"control", "role", "missing"})
 """Fields that the service fills in from the others."""
 
@@ -88,7 +91,16 @@ def is_same(asked: Any, stands: Any, field: str = "") -> bool:
         return all(is_same(asked.get(name), stands.get(name), name) for name in {*asked, *stands})
     if isinstance(asked, list | tuple) and isinstance(stands, list | tuple) and field != "payload":
         return len(asked) == len(stands) and all(map(is_same, asked, stands))
-    return bool(asked == stands)
+    return bool(asked == stands) or (field in TIMES and _instant(asked) == _instant(stands) is not None)
+
+
+def _instant(time: Any) -> datetime | None:
+    """Time that is meant; None where it is none, or has no zone."""
+    try:
+        read = time if isinstance(time, datetime) else datetime.fromisoformat(time)
+    except (TypeError, ValueError):
+        return None
+    return None if read.tzinfo is None else read
 
 
 def _is_default(stands: Any) -> bool:

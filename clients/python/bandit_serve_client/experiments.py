@@ -75,13 +75,19 @@ class ContextField:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Conditions on which a result names a winner."""
+    """Conditions on which a result names a winner, and on which the experiment starts and ends by itself.
+
+    `rule` is `"winner"`, or one limit by its name. Times are as the service shows them: in UTC.
+    """
 
     duration: str | None = None
     min_samples: int = 0
     alpha: float = 0.05
     promote_winner: bool = False
     expected_samples: int | None = None
+    start_at: str | None = None
+    end_at: str | None = None
+    rule: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Experiment and where it stands. `etag` is for `if_match` of the next change; it is None in a list."""
+    """Experiment and where it stands. `etag` is for `if_match` of the next change; it is None in a list.
+
+    `overridden` lists, by arm, the guardrails that do not pause it any more. The version of an `unpromoted` winner was
+    not promoted.
+    """
 
     id: str
     arms: tuple[Arm, ...]
@@ -140,6 +150,8 @@ class Experiment:
     layer: Layer | None = None
     keep_assigned: bool = False
     mode: Literal["allocate", "interleave"] = "allocate"
+    overridden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unpromoted: bool = False
     set_aside: SetAside | None = None
     etag: str | None = None
 
@@ -252,7 +264,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """Change of an experiment: who made it, when, and what it was."""
+    """Change of an experiment: who made it, when, and what it was. The service's own changes have their evidence."""
 
     revision: int
     at: str
@@ -262,3 +274,4 @@ class HistoryEntry:
     policy: str
     reason: str | None
     arm: str | None
+    evidence: Mapping[str, Any] | None = None
