@@ -29,7 +29,7 @@ from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
-from bandit_serve.results.horizon import Looks
+from bandit_serve.results.horizon import HorizonLooks
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -94,7 +94,7 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
-        self.looks = Looks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
+        self.looks = HorizonLooks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
 
     @property
     def a_day(self) -> float | None:
@@ -342,11 +342,13 @@ class ResultsFold:
         if "looks" in state:
             if fold.looks is None:
                 raise ValueError("there are looks of an experiment without any")
-            fold.looks = Looks.from_state(state["looks"], len(experiment.metrics), len(experiment.arms))
+            fold.looks = HorizonLooks.from_state(
+                state["looks"], len(experiment.metrics), len(experiment.arms)
+            )
         return fold
 
 
-SOMETIMES: StateColumns = {"looks": vars(Looks.none(0, 0))}
+SOMETIMES: StateColumns = {"looks": vars(HorizonLooks.none(0, 0))}
 """Parts that a state has once there is something in them."""
 
 FIXED: dict[str, frozenset[str] | None] = {
