@@ -45,7 +45,7 @@ from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.history import PastResults
-from bandit_serve.results.horizon import Looks
+from bandit_serve.results.horizon import HorizonLooks
 from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
 from bandit_serve.results.notes import Notes
 from bandit_serve.results.point import point_of
@@ -126,7 +126,7 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
-        self.looks = Looks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
+        self.looks = HorizonLooks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
         self.contests = _contests(experiment)
         self.history = PastResults(n_metrics, n_arms)
 
@@ -497,7 +497,9 @@ class ResultsFold:
         if "looks" in state:
             if fold.looks is None:
                 raise ValueError("there are looks of an experiment without any")
-            fold.looks = Looks.from_state(state["looks"], len(experiment.metrics), len(experiment.arms))
+            fold.looks = HorizonLooks.from_state(
+                state["looks"], len(experiment.metrics), len(experiment.arms)
+            )
         if fold.contests is not None:
             fold.contests.restore(state["contests"])
         if "history" in state:
@@ -509,7 +511,7 @@ class ResultsFold:
 
 SOMETIMES: StateColumns = {
     "decision": {"noted": np.zeros(3, np.int64)},
-    "looks": vars(Looks.none(0, 0)),
+    "looks": vars(HorizonLooks.none(0, 0)),
 }
 """Parts that a state has once there is something in them."""
 

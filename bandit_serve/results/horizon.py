@@ -32,7 +32,7 @@ OF_LOOK = ("difference", "variance", "control", "control_variance")
 
 
 @dataclass
-class Looks:
+class HorizonLooks:
     """Looks so far, L of them; K arms, M metrics.
 
     n: int64 (L,), values of the objective that were analysed. z: float64 (L, M, K), each arm's difference to control
@@ -48,12 +48,12 @@ class Looks:
     control_variance: Floats
 
     @classmethod
-    def none(cls, n_metrics: int, n_arms: int) -> Looks:
+    def none(cls, n_metrics: int, n_arms: int) -> HorizonLooks:
         of_look = (np.full((n_metrics, n_arms), np.nan) for _ in OF_LOOK)
         return cls(np.zeros(0, np.int64), np.zeros((0, n_metrics, n_arms)), *of_look)
 
     @classmethod
-    def from_state(cls, state: dict[str, NDArray[Any]], n_metrics: int, n_arms: int) -> Looks:
+    def from_state(cls, state: dict[str, NDArray[Any]], n_metrics: int, n_arms: int) -> HorizonLooks:
         """Looks whose columns these are; `ValueError` for what can not have been noted."""
         looks, none = cls(**state), cls.none(n_metrics, n_arms)
         shapes = {name: getattr(none, name).shape for name in OF_LOOK}

@@ -9,7 +9,7 @@ import numpy as np
 from bandit_serve.experiments.spec import Record
 from bandit_serve.results.decision import Judgement
 from bandit_serve.results.estimates import MIN_OBSERVATIONS
-from bandit_serve.results.horizon import Looks
+from bandit_serve.results.horizon import HorizonLooks
 from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.metric_result import MetricTable
 from bandit_serve.results.sample_ratio import Verdict
@@ -170,7 +170,7 @@ def _provisos(record: Record, objective: MetricTable, pending: int, one_in: int,
     return provisos
 
 
-def _looks(record: Record, objective: MetricTable, looks: Looks) -> str:
+def _looks(record: Record, objective: MetricTable, looks: HorizonLooks) -> str:
     """Proviso on the looks of a horizon: the last one, and when the next is."""
     stopping, metric = record.experiment.stopping, objective.metric.name
     due = looks.due(stopping)

@@ -79,7 +79,7 @@ PAGES = {
     ),
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/planning.md": Page(
-        True, shows=("Plot: plan.svg", "14 days", '"cuped":{', "the first look is at 23,677 of 118,384")
+        True, shows=("Plot: plan.svg", "14.0 days", '"cuped":{', "the first look is at 23,677 of 118,384")
     ),
     "docs/policies.md": Page(),
     "docs/results.md": Page(

@@ -104,6 +104,10 @@ WHOLE: dict[str, Any] = {
     },
     "layer": {"name": "page", "share": 0.25},
 }
+TO_HORIZON: dict[str, Any] = WHOLE | {
+    "policy": {"kind": "fixed_split"},
+    "stopping": {"alpha": 0.1, "mode": "horizon", "expected_samples": 5_000, "looks": 7},
+}
 # Refused with a contextual policy; see tests/folds/test_kept_arms.py and tests/http/test_interleaved.py.
 OF_OTHERS = {"keep_assigned", "mode"}
 
@@ -120,7 +124,7 @@ def test_the_example_has_every_field() -> None:
         (Metric, WHOLE["metrics"]),
         (ContextField, WHOLE["context"]),
         (Attribution, [WHOLE["attribution"]]),
-        (Stopping, [WHOLE["stopping"]]),
+        (Stopping, [WHOLE["stopping"], TO_HORIZON["stopping"]]),
     ):
         assert named(parts) == set(kind.__struct_fields__), kind
 
@@ -139,11 +143,12 @@ def of(view: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+@pytest.mark.parametrize("whole", [WHOLE, TO_HORIZON], ids=["any time", "horizon"])
 def test_all_of_it_survives_create_get_apply_and_add_arm(
-    with_model: ThrowawayService, tmp_path: Path
+    with_model: ThrowawayService, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     service = with_model
-    wanted = {"id": new_name(), **WHOLE}
+    wanted = {"id": new_name(), **whole}
     made = service.call("POST", "/v1/experiments", wanted)
     assert made.status == 201, made.body
     path = f"/v1/experiments/{wanted['id']}"

@@ -18,7 +18,7 @@ from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.log.offset import START
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.group_sequential import bounds, even_fractions
-from bandit_serve.results.horizon import Looks, level_bounds
+from bandit_serve.results.horizon import HorizonLooks, level_bounds
 
 EVEN = np.array([0.5, 0.5])
 
@@ -106,7 +106,7 @@ def test_the_end_is_the_last_look():
     ],
 )
 def test_a_look_that_came_late_takes_the_place_of_the_next(so_far, due):
-    looks = Looks.none(1, 2)
+    looks = HorizonLooks.none(1, 2)
     looks.n = np.array(so_far, np.int64)
     assert looks.due(Stopping(mode="horizon", expected_samples=1_000)) == due
 
