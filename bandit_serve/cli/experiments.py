@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from msgspec import UNSET, Struct, UnsetType
 
@@ -18,6 +19,7 @@ from bandit_serve.cli.output import print_facts, print_json, print_table, say, s
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.errors import BanditServeError
 from bandit_serve.experiments.layer import N_SLOTS
+from bandit_serve.experiments.spec import Experiment as Described
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
 from bandit_serve.results import report
@@ -289,6 +291,7 @@ def _print_experiment(live: LiveExperiment, now_ms: int) -> None:
             ("Unit", experiment.unit),
             ("Objective", f"{objective.goal} {objective.name} ({objective.kind})"),
             ("Attribution", f"{attribution.window}, a missing reward counts as {_missing(live)}"),
+            *_who(experiment),
             ("Created", view.created_at),
             ("Started", view.started_at or "not yet"),
             *([("Stopped", view.stopped_at)] if view.stopped_at else []),
@@ -317,6 +320,22 @@ def _print_experiment(live: LiveExperiment, now_ms: int) -> None:
         ],
         whole=("When", "What", "Status"),
     )
+
+
+def _who(experiment: Described) -> list[tuple[str, str]]:
+    """Facts on what the experiment is for, whose it is, and who is in it, as far as it says so."""
+    facts = [
+        (name.capitalize(), text)
+        for name in ("description", "hypothesis", "owner")
+        if (text := getattr(experiment, name)) is not UNSET
+    ]
+    if experiment.tags is not UNSET:
+        facts.append(("Tags", ", ".join(experiment.tags)))
+    if experiment.audience is not UNSET:
+        facts.append(("Audience", msgspec.json.encode(experiment.audience).decode()))
+    if experiment.layer is not UNSET:
+        facts.append(("Layer", f"{100 * experiment.layer.share:g} % of {experiment.layer.name}"))
+    return facts
 
 
 def _remark(live: LiveExperiment, arm: int) -> str:

@@ -43,7 +43,8 @@ class Choice:
     `reason` says why a request is outside of a running experiment.
     """
 
-    __slots__ = ("arm", "draw", "held_out", "propensity", "reason", "unit", "x")
+    __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
+    reason: OutsideReason | UnsetType = UNSET
 
     def __init__(
         self,
@@ -53,7 +54,6 @@ class Choice:
         draw: Draw | None,
         held_out: bool = False,
         x: NDArray[np.float32] | None = None,
-        reason: OutsideReason | UnsetType = UNSET,
     ) -> None:
         self.arm = arm
         self.propensity = propensity
@@ -61,6 +61,15 @@ class Choice:
         self.draw = draw
         self.held_out = held_out
         self.x = x
+
+
+class OutsideChoice(Choice):
+    """Control, for a request that is outside of a running experiment."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, control: int, reason: OutsideReason) -> None:
+        super().__init__(control, 1.0, 0, None)
         self.reason = reason
 
 
@@ -313,7 +322,7 @@ class Decider:
                     check_outside(unit, "unit")
                 if eligible is not None:
                     self._named(eligible)
-                return Choice(self.fallback, 1.0, 0, None, reason=reason)
+                return OutsideChoice(self.fallback, reason)
         kept = self.live.kept
         return None if kept is None else self._kept(kept, self._hash(unit), eligible)
 
