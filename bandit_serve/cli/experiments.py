@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from msgspec import UNSET, Struct, UnsetType
 
@@ -19,6 +20,7 @@ from bandit_serve.cli.output import print_facts, print_json, print_table, say, s
 from bandit_serve.cli.results import explain, results
 from bandit_serve.errors import BanditServeError
 from bandit_serve.experiments.layer import N_SLOTS
+from bandit_serve.experiments.spec import Experiment as Described
 from bandit_serve.experiments.spec import Status
 from bandit_serve.experiments.stopping import Stopping, StoppingRule
 from bandit_serve.folds.experiment import LiveExperiment
@@ -279,6 +281,7 @@ def _print_experiment(live: LiveExperiment, now_ms: int) -> None:
             ("Unit", experiment.unit),
             ("Objective", f"{objective.goal} {objective.name} ({objective.kind})"),
             ("Attribution", f"{attribution.window}, a missing reward counts as {_missing(live)}"),
+            *_who(experiment),
             ("Created", view.created_at),
             ("Started", view.started_at or "not yet"),
             *([("Stopped", view.stopped_at)] if view.stopped_at else []),
@@ -324,6 +327,22 @@ def _by_itself(stopping: Stopping, status: Status) -> list[tuple[str, str]]:
     elif isinstance(stopping.rule, StoppingRule):
         ends += [f"by {name} {getattr(stopping.rule, name):g}" for name in stopping.rule.given]
     return [*told, *([("Ends", ", or ".join(ends))] if ends else [])]
+
+
+def _who(experiment: Described) -> list[tuple[str, str]]:
+    """Facts on what the experiment is for, whose it is, and who is in it, as far as it says so."""
+    facts = [
+        (name.capitalize(), text)
+        for name in ("description", "hypothesis", "owner")
+        if (text := getattr(experiment, name)) is not UNSET
+    ]
+    if experiment.tags is not UNSET:
+        facts.append(("Tags", ", ".join(experiment.tags)))
+    if experiment.audience is not UNSET:
+        facts.append(("Audience", msgspec.json.encode(experiment.audience).decode()))
+    if experiment.layer is not UNSET:
+        facts.append(("Layer", f"{100 * experiment.layer.share:g} % of {experiment.layer.name}"))
+    return facts
 
 
 def _remark(live: LiveExperiment, arm: int) -> str:

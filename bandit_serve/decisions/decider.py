@@ -44,7 +44,8 @@ class Choice:
     `reason` says why a request is outside of a running experiment.
     """
 
-    __slots__ = ("arm", "draw", "held_out", "propensity", "reason", "unit", "x")
+    __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
+    reason: OutsideReason | UnsetType = UNSET
 
     def __init__(
         self,
@@ -54,7 +55,6 @@ class Choice:
         draw: Draw | None,
         held_out: bool = False,
         x: NDArray[np.float32] | None = None,
-        reason: OutsideReason | UnsetType = UNSET,
     ) -> None:
         self.arm = arm
         self.propensity = propensity
@@ -62,6 +62,15 @@ class Choice:
         self.draw = draw
         self.held_out = held_out
         self.x = x
+
+
+class OutsideChoice(Choice):
+    """Control, for a request that is outside of a running experiment."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, control: int, reason: OutsideReason) -> None:
+        super().__init__(control, 1.0, 0, None)
         self.reason = reason
 
 
@@ -325,7 +334,7 @@ class Decider:
                     check_outside(unit, "unit")
                 if eligible is not None:
                     self._named(eligible)
-                return Choice(self.fallback, 1.0, 0, None, reason=reason)
+                return OutsideChoice(self.fallback, reason)
         if self.interleaves:
             raise Conflict(f"The experiment {self.id!r} interleaves two lists: ask it to predict, with k.")
         kept = self.live.kept

@@ -48,6 +48,7 @@ TYPES: dict[str, type] = {
     "ArmResult": experiments.ArmResult,
     "Arm": experiments.Arm,
     "Attribution": experiments.Attribution,
+    "Layer": experiments.Layer,
     "ContextField": experiments.ContextField,
     "Decision": experiments.DecisionSoFar,
     "Decided": decisions.Decision,
@@ -236,6 +237,31 @@ def apply_what_is_missing(client: Any) -> None:
     client.experiments.delete("button")
 
 
+def say_who_is_in_it(client: Any) -> None:
+    rule = {"field": "country", "in": ["de"]}
+    described = {**BUTTON, "layer": {"name": "page", "share": 0.2}, "audience": rule, "tags": ["a", "b"]}
+    made = client.experiments.create({**described, "owner": "us", "description": "what"})
+    assert (made.layer.name, made.layer.share, made.audience) == ("page", 0.2, rule)
+    assert (made.owner, made.description, made.hypothesis, made.tags) == ("us", "what", None, ("a", "b"))
+    assert made.keep_assigned is False
+    assert client.experiments.apply(described).owner is None
+    client.experiments.start("button")
+    apart = client.decide("button", unit="u1", context={"country": "fr"})
+    assert (apart.decision_id, apart.reason, apart.propensity) == (None, "audience", 1.0)
+    grown = client.experiments.change_layer("button", 1.0, name="page", reason="all of it")
+    assert grown.layer.share == 1.0
+    assert client.decide("button", unit="u1", context={"country": "de"}).reason is None
+    applied = client.experiments.apply({**described, "layer": {"name": "page", "share": 0.5}})
+    assert applied.layer.share == 0.5
+    assert client.experiments.apply({**described, "layer": {"name": "page", "share": 0.5}}) == applied
+    with pytest.raises(FixedOnceCreated, match="audience"):
+        client.experiments.apply({**described, "audience": {**rule, "in": ["fr"]}})
+    with pytest.raises(FixedOnceCreated, match="layer"):
+        client.experiments.apply({**described, "layer": {"name": "search", "share": 0.5}})
+    client.experiments.stop("button")
+    client.experiments.delete("button")
+
+
 def register_and_predict(client: Any, artifact: Path) -> None:
     name = f"films-{type(client).__name__}"
     first = client.models.register(name, artifact, metrics={"rmse": 0.9}, metadata={"seed": 0})
@@ -310,6 +336,7 @@ def test_requests_and_answers_are_those_of_the_description(
     decide_and_reward(client)
     change_an_experiment(client)
     apply_what_is_missing(client)
+    say_who_is_in_it(client)
     register_and_predict(client, artifact)
     operations = {
         operation["operationId"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scale import scaled
 
 from bandit_serve.errors import BanditServeError, UnreadableEntry
+from bandit_serve.experiments.layer import Layer
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.unit_exposures import UnitExposures
 from bandit_serve.log import events
@@ -25,6 +26,7 @@ from bandit_serve.log.fold import Fold, Restore
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.reader import event_of
 from bandit_serve.log.repairs import Repaired, Repairs
+from bandit_serve.registry.layers import allotment
 from bandit_serve.registry.registry import ExperimentAnnounced, Registry, Version
 from bandit_serve.results import ResultsFold
 from bandit_serve.training.learning.reward_log import RewardLog
@@ -96,7 +98,10 @@ def registry(seed: int) -> Case:
     random, made, entries = np.random.default_rng(seed), Registry(), []
     for i in range(N_ENTRIES):
         name, event = f"m{random.integers(3)}", None
-        match random.integers(4):
+        match random.integers(5):
+            case 4:
+                layer, uid = Layer("page", 0.1 * random.integers(1, 4)), int(random.integers(1, 4))
+                event = allotment(made.layers, layer, f"e{uid}", uid, "test")
             case 0:
                 event = ExperimentAnnounced(f"e{i}")
             case 1:

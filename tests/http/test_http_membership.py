@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import bandit_serve, save_model
 from http_calls import call_msgpack, check_problem, decide, draft, experiment, new_name, reward_many, running
 from services import ThrowawayService
 from stores import wait_until
 
+CLICK_AND_ERROR = [
+    {"name": "click", "kind": "binary"},
+    {"name": "error", "kind": "binary", "goal": "minimize", "source": "served"},
+]
 GERMANS = {"all": [{"field": "country", "in": ["de"]}, {"not": {"field": "age", "lt": 18}}]}
 DE, FR, YOUNG = {"country": "de"}, {"country": "fr"}, {"country": "de", "age": 17}
 
@@ -121,6 +127,28 @@ def test_rewards_by_unit_find_only_who_was_within(service: ThrowawayService) -> 
         reward = {"experiment": name, "unit": unit, "value": 1, "event_id": f"of-{unit}"}
         verdicts.append(service.call("POST", "/v1/rewards", {"rewards": [reward]}).body["verdicts"][0])
     assert verdicts == ["accepted", "unmatched"]
+
+
+def test_predictions_of_who_is_outside_are_of_control(service: ThrowawayService, tmp_path: Path) -> None:
+    model = new_name("model")
+    file = save_model(tmp_path / "m")
+    assert bandit_serve("models", "register", model, file, "--data", service.data).status == 0
+    arms = [{"name": name, "model": model, "version": "v1"} for name in ("control", "challenger")]
+    name = running(service, arms=arms, audience=GERMANS, metrics=CLICK_AND_ERROR)
+    path = f"/v1/experiments/{name}/predict"
+    asked = {"user_id": "u1", "item_id": "i1"}
+    within = service.call("POST", path, {**asked, "context": DE}).body
+    without = service.call("POST", path, {**asked, "context": FR}).body
+    assert within["decision_id"]
+    assert outside(without, "audience")
+    assert without["prediction"] == within["prediction"]
+    many = [{**asked, "context": context} for context in (FR, DE)]
+    responses = service.call("POST", f"{path}/batch", {"requests": many}).body["responses"]
+    assert [response.get("reason") for response in responses] == ["audience", None]
+    wait_until(lambda: exposures(service, name) == 2)
+    results = service.call("GET", f"/v1/experiments/{name}/results").body
+    served = sum(arm["metrics"]["error"]["n"] for arm in results["arms"])
+    assert served == 2, "what becomes of predictions outside is not measured"
 
 
 def test_what_is_wrong_is_refused_outside_too(service: ThrowawayService) -> None:
