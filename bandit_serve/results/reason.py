@@ -41,26 +41,33 @@ def reason_of(
 def _guarded(
     objective: MetricTable, guards: Sequence[MetricTable], judgement: Judgement, shown: int | None
 ) -> str:
-    """Clause on the guardrails: of the arm that is better on the objective, or of those that harm one."""
-    names = objective.experiment.arm_names
+    """Clauses on the guardrails: of the arm that is better on the objective, and of those that harm one."""
+    names, clause = objective.experiment.arm_names, ""
+    harmful = np.flatnonzero(judgement.harmed).tolist()
     if shown is not None and shown != objective.control:
-        worse = [
-            f"{each.metric.name} is worse by {each.guard.worse_by(shown)}"
-            for each in guards
-            if each.guard.harm[shown]
-        ]
-        if worse:
-            return f", but {_listed(worse)}"
-        unknown = [each.metric.name for each in guards if not each.guard.safe[shown]]
-        if unknown:
-            return f", and it is not known yet whether it is safe on {_listed(unknown)}"
-        return f", and safe on {_listed([each.metric.name for each in guards])}"
+        clause = _of_shown(guards, shown)
+        harmful = [arm for arm in harmful if arm != shown]
     worse = [
         f"{each.metric.name} of {names[arm]} is worse by {each.guard.worse_by(arm)}"
         for each in guards
-        for arm in np.flatnonzero(judgement.harmed & each.guard.harm).tolist()
+        for arm in harmful
+        if each.guard.harm[arm]
     ]
-    return f"; {_listed(worse)}" if worse else ""
+    return f"{clause}; {_listed(worse)}" if worse else clause
+
+
+def _of_shown(guards: Sequence[MetricTable], arm: int) -> str:
+    worse = [
+        f"{each.metric.name} is worse by {each.guard.worse_by(arm)}"
+        for each in guards
+        if each.guard.harm[arm]
+    ]
+    if worse:
+        return f", but {_listed(worse)}"
+    unknown = [each.metric.name for each in guards if not each.guard.safe[arm]]
+    if unknown:
+        return f", and it is not known yet whether it is safe on {_listed(unknown)}"
+    return f", and safe on {_listed([each.metric.name for each in guards])}"
 
 
 def reason_of_contests(record: Record, interleaving: InterleavingResult, winner: str | None) -> str:

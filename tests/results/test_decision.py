@@ -124,6 +124,7 @@ def test_harm_of_an_arm_that_is_not_better_is_decided_too() -> None:
 def test_another_arm_may_win_in_place_of_one_that_harms() -> None:
     shown = Traffic(3).run(20, [0.1, 0.3, 0.2], [200.0, 260.0, 200.0]).report
     assert (shown.winner, shown.decision.state, shown.decision.arm) == ("c", "winner", "c")
+    assert "and safe on ms; ms of b is worse by " in shown.reason
 
 
 def test_an_arm_that_is_paused_for_harm_leaves_the_others_undecided() -> None:
