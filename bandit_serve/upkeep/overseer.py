@@ -119,6 +119,10 @@ class Overseer:
             self._led, self._moved = True, dict.fromkeys(self._replica.experiments)
         moved, self._moved = self._moved, {}
         for name in moved:
+            if self._is_draft(name):
+                # It is another draft now: what was wrong with it may be right.
+                self._retry_s.pop(name, None)
+                self._troubles.end(START_OVERDUE, name)
             self._follow(name)
         for name in _passed(self._retry_s):
             self._follow(name)
@@ -147,7 +151,7 @@ class Overseer:
             self._troubles.end(START_OVERDUE, name)
         if live.record.status != "running":
             self._troubles.end(UNWATCHED, name)
-        if needs_results(live.record):
+        if needs_results(live.record) and name not in self._retry_s:
             self._to_attend[name] = None
 
     async def _attend_to_some(self, now_ms: int) -> None:
@@ -200,8 +204,9 @@ class Overseer:
         except Exception as error:
             detail = in_full(error) if isinstance(error, BanditServeError) else type(error).__name__
             sentence = "can not be started" if starting else "is neither ended nor guarded by itself"
-            self._troubles.begin(what, f"The experiment {name!r} {sentence}: {detail}", name, error=error)
             self._retry_s[name] = time.monotonic() + RETRY_S
+            if self._led:
+                self._troubles.begin(what, f"The experiment {name!r} {sentence}: {detail}", name, error=error)
         else:
             self._troubles.end(what, name)
 
