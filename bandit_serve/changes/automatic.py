@@ -70,7 +70,7 @@ class AutomaticChanges:
         name = record.experiment.id
 
         def decide(live: LiveExperiment) -> Changed:
-            if (live.record.uid, live.record.revision) != (record.uid, record.revision):
+            if live.record != record:
                 raise _Outdated(f"The experiment {name!r} has changed since.")
             return Changed(changed, change)
 

@@ -22,7 +22,16 @@ MAX_LIMIT = 1e100
 LOOKS = 5
 MAX_LOOKS = 50
 
-Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a zone")]
+Time = Annotated[
+    datetime,
+    Meta(
+        tz=True,
+        description="RFC 3339, with a zone",
+        extra_json_schema={
+            "pattern": r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"
+        },
+    ),
+]
 Limit = Annotated[float, Meta(gt=0.0, le=MAX_LIMIT)]
 
 

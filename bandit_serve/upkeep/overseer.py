@@ -10,8 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from bandit_serve.base.troubles import Troubles
+from bandit_serve.base.turns import Turn
 from bandit_serve.changes.automatic import AutomaticChanges
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.experiments.spec import Record
@@ -65,6 +67,15 @@ class Overseer:
         self._due_ms: dict[str, int] = {}
         self._retry_s: dict[str, float] = {}
         self._late_s: dict[str, float] = {}
+        self._records: dict[str, Record] = {}
+        self._by_name: tuple[dict[str, Any], ...] = (
+            self._to_attend,
+            self._due_ms,
+            self._retry_s,
+            self._late_s,
+            self._records,
+        )
+        self._watched: set[str] = set()
         self._whole: set[str] = set()
         self._attending: dict[str, asyncio.Task[None]] = {}
         self._led = False
@@ -100,8 +111,10 @@ class Overseer:
     def _stand_down(self) -> None:
         """Forgets everything, as another worker acts now."""
         self._led = False
-        for of in (self._to_attend, self._due_ms, self._retry_s, self._late_s, self._whole):
+        for of in self._by_name:
             of.clear()
+        for names in (self._watched, self._whole):
+            names.clear()
         for name in self._replica.experiments:
             self._end_troubles(name)
 
@@ -110,15 +123,24 @@ class Overseer:
             self._troubles.end(what, name)
 
     def _forget(self, name: str) -> None:
-        for of in (self._moved, self._to_attend, self._due_ms, self._retry_s, self._late_s):
+        for of in self._by_name:
             of.pop(name, None)
-        self._whole.discard(name)
+        for names in (self._watched, self._whole):
+            names.discard(name)
+        self._moved.pop(name, None)
 
     async def _round(self) -> None:
         if not self._led:
             self._led, self._moved = True, dict.fromkeys(self._replica.experiments)
         moved, self._moved = self._moved, {}
+        turn = Turn()
         for name in moved:
+            if turn.over:
+                await turn.give_way()
+            if self._is_draft(name):
+                # It is another draft now: what was wrong with it may be right.
+                self._retry_s.pop(name, None)
+                self._troubles.end(START_OVERDUE, name)
             self._follow(name)
         for name in _passed(self._retry_s):
             self._follow(name)
@@ -138,17 +160,27 @@ class Overseer:
             self._forget(name)
             self._end_troubles(name)
             return
-        due_ms = _due_ms(live.record)
+        if self._records.get(name) is not live.record:
+            self._learn(name, live.record)
+        if name in self._watched and name not in self._retry_s:
+            self._to_attend[name] = None
+
+    def _learn(self, name: str, record: Record) -> None:
+        """Notes what a record that is new says of time and of results."""
+        self._records[name] = record
+        due_ms = _due_ms(record)
         if due_ms is None:
             self._due_ms.pop(name, None)
         else:
             self._due_ms[name] = due_ms
-        if live.record.status != "draft":
+        if needs_results(record):
+            self._watched.add(name)
+        else:
+            self._watched.discard(name)
+        if record.status != "draft":
             self._troubles.end(START_OVERDUE, name)
-        if live.record.status != "running":
+        if record.status != "running":
             self._troubles.end(UNWATCHED, name)
-        if needs_results(live.record):
-            self._to_attend[name] = None
 
     async def _attend_to_some(self, now_ms: int) -> None:
         """Attends to experiments, those that have waited the longest first, for at most `ROUND_S`.
@@ -200,8 +232,9 @@ class Overseer:
         except Exception as error:
             detail = in_full(error) if isinstance(error, BanditServeError) else type(error).__name__
             sentence = "can not be started" if starting else "is neither ended nor guarded by itself"
-            self._troubles.begin(what, f"The experiment {name!r} {sentence}: {detail}", name, error=error)
             self._retry_s[name] = time.monotonic() + RETRY_S
+            if self._led:
+                self._troubles.begin(what, f"The experiment {name!r} {sentence}: {detail}", name, error=error)
         else:
             self._troubles.end(what, name)
 

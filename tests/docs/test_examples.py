@@ -65,7 +65,7 @@ PAGES = {
     "docs/stopping.md": Page(
         True,
         ("curl -sf -X POST http://127.0.0.1:8000/v1/experiments/checkout-flow/arms",),
-        ("checkout-flow: created",),
+        ("2099-03-02T09:00:00.000Z", "when there is a winner"),
     ),
     "docs/metrics.md": Page(),
     "docs/audience-and-layers.md": Page(

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from builders import description, eventually, exposed, rewards
+from builders import description, exposed, rewards
+from builders import eventually as within
 from stores import ThrowawayStore
 
 from bandit_serve.errors import Conflict, InvalidInput
@@ -30,6 +31,7 @@ from bandit_serve.upkeep.keeper import Keeper
 from bandit_serve.upkeep.overseer import START_OVERDUE, UNWATCHED, Overseer
 
 HOUR_S = 3_600.0
+PATIENCE_S = 40.0
 MINUTES_MS = 600_000
 GUARDED = [
     {"name": "click", "kind": "binary"},
@@ -55,6 +57,10 @@ def empty(server: ThrowawayStore, monkeypatch: pytest.MonkeyPatch) -> None:
     server.flush()
     monkeypatch.setattr(module, "ROUND_S", 0.05)
     monkeypatch.setattr(module, "RETRY_S", 0.2)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    await within(condition, PATIENCE_S)
 
 
 class Worker:
@@ -182,7 +188,7 @@ async def rounds(worker: Worker, n: int = 4) -> None:
 def test_a_draft_starts_at_its_time_and_not_before(server: ThrowawayStore, tmp_path: Path) -> None:
     async def scenario(worker: Worker) -> None:
         await worker.create(id="later", stopping={"start_at": await worker.in_ms(MINUTES_MS)})
-        start_at = await worker.in_ms(500)
+        start_at = await worker.in_ms(1_500)
         await worker.create(stopping={"start_at": start_at})
         worker.oversee()
         await eventually(lambda: worker.live().record.status == "running")
@@ -205,7 +211,7 @@ def test_two_that_act_at_once_do_each_thing_once(server: ThrowawayStore, tmp_pat
         one, _two = workers
         names = [f"e{i}" for i in range(6)]
         for name in names:
-            stopping = {"start_at": await one.in_ms(600), "duration": "500ms"}
+            stopping = {"start_at": await one.in_ms(2_000), "duration": "500ms"}
             await one.create(id=name, stopping=stopping)
         for worker in workers:
             worker.oversee()
@@ -228,7 +234,7 @@ def test_who_does_not_lead_does_nothing_and_holds_no_results(server: ThrowawaySt
         for worker in workers:
             worker.oversee()
         await idle.running(stopping={"rule": "winner"})
-        await idle.create(id="due", stopping={"start_at": await idle.in_ms(300)})
+        await idle.create(id="due", stopping={"start_at": await idle.in_ms(1_500)})
         await idle.decide("e", 0, 500, {0: (50, 250)})
         await rounds(idle)
         assert idle.own() == []
@@ -263,9 +269,9 @@ def test_a_lease_that_changes_hands_loses_nothing(server: ThrowawayStore, tmp_pa
 
 def test_it_ends_at_its_time_also_while_it_is_paused(server: ThrowawayStore, tmp_path: Path) -> None:
     async def scenario(worker: Worker) -> None:
-        await worker.running(id="paused", stopping={"duration": "700ms"})
+        await worker.running(id="paused", stopping={"duration": "1500ms"})
         await worker.node.experiment_changes.pause("paused", "test")
-        await worker.running(stopping={"end_at": await worker.in_ms(900), "duration": "9d"})
+        await worker.running(stopping={"end_at": await worker.in_ms(3_000), "duration": "9d"})
         await worker.decide("e", 0, 500, {0: (50, 250)})
         worker.oversee()
         await eventually(lambda: worker.live().record.status == "stopped")
@@ -288,7 +294,7 @@ def test_a_start_without_its_model_is_said_and_tried_again(server: ThrowawayStor
         arms = [{"name": "a"}, {"name": "b", "model": "m", "version": "lost"}]
         others = [f"other{i}" for i in range(5)]
         for name in ("e", *others):
-            stopping = {"start_at": await worker.in_ms(300)}
+            stopping = {"start_at": await worker.in_ms(1_500)}
             await worker.create(id=name, stopping=stopping, **({"arms": arms} if name == "e" else {}))
         worker.oversee()
         await eventually(lambda: all(worker.live(name).record.status == "running" for name in others))
@@ -305,10 +311,10 @@ def test_a_start_without_its_model_is_said_and_tried_again(server: ThrowawayStor
 def test_what_was_to_end_meanwhile_is_not_started(server: ThrowawayStore, tmp_path: Path) -> None:
     async def scenario(worker: Worker) -> None:
         worker.leads = False
-        start_at, end_at = await worker.in_ms(50), await worker.in_ms(300)
+        start_at, end_at = await worker.in_ms(2_000), await worker.in_ms(2_300)
         await worker.create(stopping={"start_at": start_at, "end_at": end_at})
         worker.oversee()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(2.5)
         worker.leads = True
         await eventually(lambda: (START_OVERDUE, "e") in worker.troubles())
         with pytest.raises(Conflict, match="was to end at"):
@@ -486,7 +492,7 @@ def test_an_outage_in_the_middle_delays_and_loses_nothing(tmp_path: Path) -> Non
     async def scenario(worker: Worker) -> None:
         for i in range(4):
             await worker.running(id=f"e{i}", stopping={"rule": "winner", "duration": "9d"})
-        await worker.create(id="due", stopping={"start_at": await worker.in_ms(800)})
+        await worker.create(id="due", stopping={"start_at": await worker.in_ms(2_000)})
         worker.oversee()
         for i in range(4):
             await worker.decide(f"e{i}", 0, 500, {0: (50, 250)})
@@ -554,7 +560,7 @@ def test_rewards_whose_exposures_were_lost_count_in_the_end(
 
 def test_a_log_with_such_events_gives_the_same_state_again(server: ThrowawayStore, tmp_path: Path) -> None:
     async def scenario(worker: Worker) -> None:
-        stopping = {"start_at": await worker.in_ms(200), "duration": "3s"}
+        stopping = {"start_at": await worker.in_ms(1_500), "duration": "5s"}
         await worker.create(metrics=GUARDED, stopping=stopping)
         worker.oversee()
         await eventually(lambda: worker.live().record.status == "running")
