@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 96, 30, 24
 LINE = 14
 MAX_NAME = 14
 MAX_BANDS = 4
-"""Series with bands; those of more would hide each other."""
+"""Arms that have bands; those of more would hide each other."""
 SETTLED = 0.2
 """Part of the points, from the first, whose values may lie outside."""
 STEPS_MS = tuple(
@@ -29,7 +29,7 @@ MARKS = 4
 Numbers = Sequence[float | None]
 
 
-class Series(NamedTuple):
+class CourseOfArm(NamedTuple):
     """Values of the arm with the number `series`, one for each time, null where none is known; `low` and `high` of its
     intervals, if it has any.
     """
@@ -41,7 +41,9 @@ class Series(NamedTuple):
     high: Numbers = ()
 
 
-def stacked(at_ms: Sequence[int], shares: Sequence[Series], title: str, changes: Sequence[int] = ()) -> str:
+def stacked(
+    at_ms: Sequence[int], shares: Sequence[CourseOfArm], title: str, changes: Sequence[int] = ()
+) -> str:
     """`<svg>` of shares that sum to 1, from the first at the bottom up. `changes`: times that are marked."""
     across, up = _scales(at_ms, 0.0, 1.0)
     below = [0.0] * len(at_ms)
@@ -61,7 +63,7 @@ def stacked(at_ms: Sequence[int], shares: Sequence[Series], title: str, changes:
 
 
 def lines(
-    at_ms: Sequence[int], series: Sequence[Series], title: str, changes: Sequence[int] = (), *, name: str
+    at_ms: Sequence[int], series: Sequence[CourseOfArm], title: str, changes: Sequence[int] = (), *, name: str
 ) -> str:
     """`<svg>` of lines, with bands where there are few. `name` is unique in its page."""
     with_bands = len(series) <= MAX_BANDS
@@ -81,7 +83,7 @@ def lines(
     return _picture(title, across, up, at_ms, changes, drawn, wanted, name, percent=False)
 
 
-def _band(at_ms: Sequence[int], each: Series, across: Scale, up: Scale) -> str:
+def _band(at_ms: Sequence[int], each: CourseOfArm, across: Scale, up: Scale) -> str:
     upper: list[Place] = []
     lower: list[Place] = []
     for t, low, high in zip(at_ms, each.low, each.high, strict=True):
@@ -91,7 +93,7 @@ def _band(at_ms: Sequence[int], each: Series, across: Scale, up: Scale) -> str:
     return f'<path class="band" d="{path([*upper, *reversed(lower)])}Z"/>' if upper else ""
 
 
-def _range(series: Sequence[Series], with_bands: bool) -> tuple[float, float]:
+def _range(series: Sequence[CourseOfArm], with_bands: bool) -> tuple[float, float]:
     """Range of the values and of the ends of bands, without those of the first points."""
     known: list[float] = []
     for each in series:
@@ -117,7 +119,7 @@ def _picture(
     at_ms: Sequence[int],
     changes: Sequence[int],
     drawn: Sequence[str],
-    wanted: Sequence[tuple[float, Series, str]],
+    wanted: Sequence[tuple[float, CourseOfArm, str]],
     name: str,
     *,
     percent: bool,
@@ -147,7 +149,7 @@ def _picture(
     return "\n".join([*parts, *_labels(wanted), "</svg>"])
 
 
-def _labels(wanted: Sequence[tuple[float, Series, str]]) -> list[str]:
+def _labels(wanted: Sequence[tuple[float, CourseOfArm, str]]) -> list[str]:
     order = sorted(wanted, key=lambda each: each[0])
     heights = spread([height for height, _, _ in order], LINE, TOP + 4.0, HEIGHT - BOTTOM)
     parts = []
@@ -171,5 +173,5 @@ def _times(first_ms: int, last_ms: int) -> list[tuple[int, str]]:
     return [(time_ms, datetime.fromtimestamp(time_ms / 1_000, UTC).strftime(form)) for time_ms in times]
 
 
-def _described(title: str, wanted: Sequence[tuple[float, Series, str]]) -> str:
+def _described(title: str, wanted: Sequence[tuple[float, CourseOfArm, str]]) -> str:
     return f"{title}. At last: {', '.join(f'{each.name} {text}' for _, each, text in wanted)}"

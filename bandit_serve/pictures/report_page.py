@@ -12,7 +12,7 @@ import msgspec
 
 from bandit_serve.base.clock import unix_ms
 from bandit_serve.experiments.spec import Record
-from bandit_serve.pictures.course import Series, lines, stacked
+from bandit_serve.pictures.course import CourseOfArm, lines, stacked
 from bandit_serve.pictures.intervals import Row, intervals
 from bandit_serve.pictures.style import STYLE
 from bandit_serve.pictures.theme import FONTS, ROOT, Theme
@@ -231,9 +231,9 @@ def _course(shown: Shown) -> list[str]:
     at_ms = [unix_ms(datetime.fromisoformat(at)) for at in history.at]
     changes = [unix_ms(datetime.fromisoformat(change.at)) for change in shown.changes]
     arms = list(enumerate(history.arms.items()))
-    shares = [Series(arm, k, over_time.share) for k, (arm, over_time) in arms]
+    shares = [CourseOfArm(arm, k, over_time.share) for k, (arm, over_time) in arms]
     means = [
-        Series(arm, k, metric.mean, *_ends(metric.interval))
+        CourseOfArm(arm, k, metric.mean, *_ends(metric.interval))
         for k, (arm, over_time) in arms
         for metric in (over_time.metrics[name],)
     ]
@@ -242,7 +242,7 @@ def _course(shown: Shown) -> list[str]:
         lines(at_ms, means, f"Mean of {name}", changes, name="means"),
     ]
     differences = [
-        Series(arm, k, metric.difference, *_ends(metric.difference_interval))
+        CourseOfArm(arm, k, metric.difference, *_ends(metric.difference_interval))
         for k, (arm, over_time) in arms
         for metric in (over_time.metrics[name],)
         if arm != shown.control

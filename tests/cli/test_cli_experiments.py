@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -374,9 +376,9 @@ def shown_by_watching(data: Path, service: ThrowawayService) -> list[int]:
     return shown
 
 
-def test_results_are_those_of_the_service(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    file = written(tmp_path / "e.json", TWO_ARMS)
+@contextmanager
+def rewarded(data: Path, file: Path) -> Iterator[ThrowawayService]:
+    """A service whose experiment has made 60 decisions, each with a reward."""
     with ThrowawayService(data, workers=2) as service:
         assert bandit_serve("experiments", "apply", file, "--data", data).status == 0
         assert bandit_serve("experiments", "start", "colour", "--data", data).status == 0
@@ -385,40 +387,15 @@ def test_results_are_those_of_the_service(tmp_path: Path) -> None:
             assert decided.status == 200, decided.body
             reward = {"decision_id": decided.body["decision_id"], "value": float(i % 3 == 0)}
             assert service.call("POST", "/v1/rewards", reward).status == 200
+        yield service
+
+
+def test_results_are_those_of_the_service(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with rewarded(data, written(tmp_path / "e.json", TWO_ARMS)) as service:
         here = bandit_serve("experiments", "results", "colour", "--json", "--data", data).document
         there = service.call("GET", "/v1/experiments/colour/results").body
         table = bandit_serve("experiments", "results", "colour", "--data", data)
-        past = bandit_serve("experiments", "results", "colour", "--over-time", "--data", data)
-        points = bandit_serve("experiments", "results", "colour", "--over-time", "--json", "--data", data)
-        history = service.call("GET", "/v1/experiments/colour/results/history").body
-        explained = bandit_serve("experiments", "explain", "colour", "--data", data)
-        told = bandit_serve("experiments", "explain", "colour", "--json", "--data", data)
-        html, png = tmp_path / "report.html", tmp_path / "report.png"
-        drawn = bandit_serve("experiments", "results", "colour", "--html", html, "--data", data)
-        pictured = bandit_serve("experiments", "results", "colour", "--png", png, "--data", data)
-        nowhere = bandit_serve("experiments", "results", "colour", "--html", tmp_path, "--data", data)
-        watched = shown_by_watching(data, service)
-    assert drawn.status == 0
-    assert "<h1>colour</h1>" in html.read_text()
-    assert (pictured.status, png.exists()) == ((0, True) if find_spec("resvg_py") else (1, False))
-    assert pictured.status == 0 or "pip install 'bandit-serve[png]'" in pictured.err
-    assert nowhere.status == 2
-    assert "can not be written" in nowhere.err
-    assert watched == [60, 61]
-    assert explained.status == told.status == 0
-    for words in (
-        "What happened",
-        "colour is running. It decided 60 times",
-        "start.",
-        "What would decide it",
-    ):
-        assert words in explained.out
-    assert set(told.document) == {"experiment", "happened", "decided", "would_decide"}
-    assert points.document == history
-    assert sum(arm["metrics"]["click"]["n"][-1] for arm in history["arms"].values()) == 60
-    assert past.status == 0
-    for words in ("red", "blue to red on click", "█", "To control", "Bars of shares"):
-        assert words in past.out
     assert sum(arm["metrics"]["click"]["n"] for arm in here["arms"]) == 60
     for answer in (here, there):
         del answer["as_of"]
@@ -428,3 +405,37 @@ def test_results_are_those_of_the_service(tmp_path: Path) -> None:
     assert table.status == 0
     for words in ("red", "blue", "P(best)", "control", "Sample ratio: "):
         assert words in table.out
+
+
+def test_results_over_time_are_those_of_the_service(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with rewarded(data, written(tmp_path / "e.json", TWO_ARMS)) as service:
+        past = bandit_serve("experiments", "results", "colour", "--over-time", "--data", data)
+        points = bandit_serve("experiments", "results", "colour", "--over-time", "--json", "--data", data)
+        history = service.call("GET", "/v1/experiments/colour/results/history").body
+    assert points.document == history
+    assert sum(arm["metrics"]["click"]["n"][-1] for arm in history["arms"].values()) == 60
+    assert past.status == 0
+    for words in ("red", "blue to red on click", "█", "To control", "Bars of shares"):
+        assert words in past.out
+
+
+def test_watching_shows_each_change(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with rewarded(data, written(tmp_path / "e.json", TWO_ARMS)) as service:
+        assert shown_by_watching(data, service) == [60, 61]
+
+
+def test_an_experiment_is_explained_and_drawn(tmp_path: Path) -> None:
+    data, html, png = (tmp_path / name for name in ("data", "report.html", "report.png"))
+    with rewarded(data, written(tmp_path / "e.json", TWO_ARMS)):
+        explained = bandit_serve("experiments", "explain", "colour", "--data", data)
+        drawn = bandit_serve("experiments", "results", "colour", "--html", html, "--data", data)
+        pictured = bandit_serve("experiments", "results", "colour", "--png", png, "--data", data)
+    assert explained.status == 0
+    for words in ("What happened", "colour is running. It decided 60 times", "What would decide it"):
+        assert words in explained.out
+    assert drawn.status == 0
+    assert "<h1>colour</h1>" in html.read_text()
+    assert (pictured.status, png.exists()) == ((0, True) if find_spec("resvg_py") else (2, False))
+    assert pictured.status == 0 or "pip install 'bandit-serve[png]'" in pictured.err

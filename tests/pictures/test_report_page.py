@@ -17,7 +17,7 @@ from simulated_results import START_MS, Play, bernoulli, record
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.pictures import course
-from bandit_serve.pictures.course import Series, lines, stacked
+from bandit_serve.pictures.course import CourseOfArm, lines, stacked
 from bandit_serve.pictures.intervals import LABELS, VALUES, WIDTH, Row, intervals
 from bandit_serve.pictures.report_page import Shown, report_page, shown_of
 from bandit_serve.pictures.report_picture import report_png, report_svg
@@ -157,7 +157,7 @@ def points_of(path: str) -> list[tuple[float, float]]:
 
 def test_stacked_shares_fill_the_frame() -> None:
     at_ms = [START_MS, START_MS + 1_000, START_MS + 4_000]
-    shares = [Series("a", 0, [0.5, 0.25, 0.25]), Series("b", 1, [0.5, 0.75, 0.75])]
+    shares = [CourseOfArm("a", 0, [0.5, 0.25, 0.25]), CourseOfArm("b", 1, [0.5, 0.75, 0.75])]
     picture = ElementTree.fromstring(stacked(at_ms, shares, "Share", [START_MS + 2_000, 0]))
     below, above = (points_of(each["d"]) for each in attributes(picture, "path", "area"))
     base, top, height = course.HEIGHT - course.BOTTOM, course.TOP, course.HEIGHT - course.BOTTOM - course.TOP
@@ -178,12 +178,12 @@ def test_lines_begin_where_something_is_known() -> None:
     at_ms = list(range(START_MS, START_MS + 10_000, 1_000))
     values: list[float | None] = [None, None, *(0.1 * i for i in range(8))]
     none: list[float | None] = [None] * 10
-    few = [Series("a", 0, values, values, values), Series("b", 1, none)]
+    few = [CourseOfArm("a", 0, values, values, values), CourseOfArm("b", 1, none)]
     picture = ElementTree.fromstring(lines(at_ms, few, "m", name="x"))
     (line,) = attributes(picture, "path", "line")
     assert len(points_of(line["d"])) == 8
     assert len(attributes(picture, "path", "band")) == 1
-    many = [Series(str(k), k, values, values, values) for k in range(course.MAX_BANDS + 1)]
+    many = [CourseOfArm(str(k), k, values, values, values) for k in range(course.MAX_BANDS + 1)]
     picture = ElementTree.fromstring(lines(at_ms, many, "m", name="x"))
     assert attributes(picture, "path", "band") == []
 
@@ -191,7 +191,7 @@ def test_lines_begin_where_something_is_known() -> None:
 @pytest.mark.parametrize("span_ms", [1, 900, 50_000, 3_000_000, 40 * 86_400_000, 10**14])
 def test_few_times_are_marked(span_ms: int) -> None:
     at_ms = [START_MS, START_MS + span_ms]
-    picture = ElementTree.fromstring(lines(at_ms, [Series("a", 0, [1.0, 1.0])], "m", name="x"))
+    picture = ElementTree.fromstring(lines(at_ms, [CourseOfArm("a", 0, [1.0, 1.0])], "m", name="x"))
     marks = [each for each in picture.iter(f"{SVG}text") if each.get("text-anchor") == "middle"]
     assert len(marks) <= course.MARKS + 1
 

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from result_states import parts_of, state_of
-from simulated_results import START_MS, Play, bernoulli, exposed, random_log, record, rewarded, with_arm
+from scale import scaled
+from simulated_results import (
+    START_MS,
+    Play,
+    bernoulli,
+    drawn_shares,
+    exposed,
+    random_log,
+    record,
+    rewarded,
+    with_arm,
+)
 
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.metric import Metric
@@ -20,6 +31,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.results import ResultsFold, TimelineChange, report, results_history, timeline
 from bandit_serve.results import history as kept
 from bandit_serve.results.history import MAX_POINTS, MIN_CELL_MS, PastResults
+from bandit_serve.results.point import point_of
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -314,6 +326,29 @@ def test_the_regret_of_less_is_better_mirrors():
             play.step(np.array([0.5, 0.5]), 500)
         bounds.append(regret_of(play.fold)[-1])
     assert bounds[0] == pytest.approx(bounds[1], rel=0.05)
+
+
+def test_the_bound_holds_at_every_look_of_a_bandit():
+    """With three arms whose shares follow their outcomes, at level .05, R = 15 (300 at full size)."""
+    means = np.array([0.10, 0.12, 0.15])
+    runs, missed, tight = scaled(15, 300), 0, 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        fold = ResultsFold(record(3, policy=PolicySpec(kind="thompson", min_share=0.05)))
+        play = Play(fold, rng, bernoulli(*means), 3)
+        shares, below = np.full(3, 1 / 3), False
+        for _ in range(12):
+            play.step(shares, 400)
+            point = point_of(fold)
+            n = point.n[0]
+            error = np.sqrt(np.maximum(point.numbers["mean"][0], 0.01) / np.maximum(n, 1))
+            shares = drawn_shares(rng, point.numbers["mean"][0], error, 0.05)
+            true = float(point.exposures @ (means.max() - means))
+            below |= point.regret < true
+        missed += below
+        tight += point.regret < 0.15 * point.exposures.sum()
+    assert missed / runs <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / runs)
+    assert tight == runs
 
 
 @pytest.mark.parametrize(
