@@ -68,6 +68,7 @@ class HistoryView(Struct, frozen=True):
     policy: str
     reason: str | None
     arm: str | None
+    metric: str | UnsetType = UNSET
 
 
 class History(Struct, frozen=True):
@@ -221,6 +222,7 @@ def history_view(entry: HistoryEntry) -> HistoryView:
         entry.policy,
         entry.reason,
         entry.arm,
+        entry.metric,
     )
 
 

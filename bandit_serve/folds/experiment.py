@@ -65,6 +65,7 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
     status: str
     policy: str
     arm: str | None = None
+    metric: str | UnsetType = UNSET
 
 
 class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -300,6 +301,7 @@ class LiveExperiment:
                 status=record.status,
                 policy=record.experiment.policy.kind,
                 arm=change.arm,
+                metric=change.metric,
             )
         )
         del self.history[:-MAX_HISTORY]

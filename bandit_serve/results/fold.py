@@ -31,6 +31,7 @@ from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
+from bandit_serve.results.joining import with_metrics
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -94,6 +95,17 @@ class ResultsFold:
         self._floors = Floors.since(record.revision, experiment.policy)
         self._decisions = _decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
+        self._know_since()
+
+    def _know_since(self) -> None:
+        """Learns from when on decisions are analysed on each metric, int64 (M,)."""
+        since_ms, metrics = self.record.since_ms, self.record.experiment.metrics
+        self._since_ms: NDArray[np.int64] | None = None
+        if since_ms:
+            self._since_ms = np.array(
+                [since_ms.get(metric.name, _BEFORE_ALL_MS) for metric in metrics], np.int64
+            )
+            self._decisions.know_since(self._since_ms)
 
     @property
     def pending(self) -> int:
@@ -190,6 +202,9 @@ class ResultsFold:
         n_features = self.sums.n_features
         x = columns.features(event.x, len(event.rows), n_features)
         rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
+        if self._since_ms is not None:
+            rows = rewards.rows
+            rewards = rewards.those(rows["time_ms"] >= self._since_ms[rows["metric"]])
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])
@@ -221,6 +236,8 @@ class ResultsFold:
             return
         self._shape.check(event)
         record = event.record
+        if len(record.experiment.metrics) > self.sums.n_metrics:
+            self._join(record)
         n_arms = len(record.experiment.arms)
         if n_arms > len(self.exposures):
             self._grow(n_arms)
@@ -233,6 +250,16 @@ class ResultsFold:
         if record.revision >= self.record.revision:
             self.record = record
             self._shape = Shape(record.experiment, None)
+
+    def _join(self, record: Record) -> None:
+        """Makes room for the metrics that have come."""
+        former = self.record.experiment
+        experiment = msgspec.structs.replace(former, metrics=record.experiment.metrics)
+        joined = msgspec.structs.replace(self.record, experiment=experiment, joined=record.joined)
+        state = with_metrics(
+            self._columns(), ResultsFold(joined)._columns(), _n_features(experiment, self.sums)
+        )
+        vars(self).update(vars(self._restored(joined, state)), offset=self.offset)
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
@@ -335,6 +362,7 @@ class ResultsFold:
         else:
             fold._decisions = RewardedDecisions.from_state(*parts)
         fold._early = EarlyRewards.from_state(state["early"])
+        fold._know_since()
         return fold
 
 

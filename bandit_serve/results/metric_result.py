@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
+from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.spec import Record
 from bandit_serve.metrics import KINDS
@@ -46,7 +47,8 @@ class MetricResult(Struct, frozen=True):
     `interval` and `difference_interval` hold at level 1 - alpha each, at every time, not for all arms
     together; `p_value` is adjusted by Holm over the arms that are compared with control. When shares moved,
     the intervals and the difference weight each decision by its logged share, and need not be centred on
-    `mean`. `raw_mean`, of a metric with a cap: the mean without it.
+    `mean`. `raw_mean`, of a metric with a cap: the mean without it. `since`, of a metric that joined later: when;
+    decisions of before are not in it, and `preview` is null.
     """
 
     n: int
@@ -62,6 +64,7 @@ class MetricResult(Struct, frozen=True):
     expected_loss: float | None
     preview: Preview | None
     raw_mean: float | UnsetType | None = UNSET
+    since: str | UnsetType = UNSET
 
 
 class MetricTable:
@@ -76,6 +79,8 @@ class MetricTable:
         self.alpha = experiment.stopping.alpha
         self.mean_limits = self.metric.traits.mean_limits(experiment.unit, experiment.missing)
         self.sums = Sums.of(fold.sums, index)
+        since_ms = record.since_ms.get(self.metric.name)
+        self.since = UNSET if since_ms is None else rfc3339(since_ms)
         self.raw_total: Floats | None = None
         if self.metric.cap is not UNSET:
             self.mean_limits = self.mean_limits[0], min(self.mean_limits[1], self.metric.cap)
@@ -207,8 +212,9 @@ class MetricTable:
             p_value=_number(self.p[arm]),
             probability_best=_number(self.best[arm]),
             expected_loss=_number(self.loss[arm]),
-            preview=None if still_open is None else self._preview(arm, *still_open),
+            preview=None if still_open is None or self.since else self._preview(arm, *still_open),
             raw_mean=UNSET if self.raw_total is None else _number(self.raw_total[arm] / n) if n else None,
+            since=self.since,
         )
 
     def _mean_interval(self, arm: int) -> Interval | None:

@@ -58,6 +58,7 @@ from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ArmRequest,
     ExperimentHandlers,
+    MetricRequest,
     ReasonRequest,
     StopRequest,
 )
@@ -426,6 +427,17 @@ ROUTES: tuple[Route, ...] = (
         refuses=(409, 412, 501),
         max_body=ARM_BYTES,
         operation="addArm",
+    ),
+    Route(
+        "POST",
+        "/v1/experiments/{experiment}/metrics",
+        "experiments.add_metric",
+        "Adds a metric; decisions from then on are analysed on it.",
+        MetricRequest,
+        ExperimentView,
+        refuses=(409, 412, 501),
+        max_body=POLICY_BYTES,
+        operation="addMetric",
     ),
     Route(
         "DELETE",

@@ -28,7 +28,7 @@ from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
-from bandit_serve.server.handlers.experiments import ArmRequest, StopRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, MetricRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
 Schema = dict[str, Any]
@@ -353,6 +353,7 @@ NAMES: Mapping[type, str] = {PolicySpec: "Policy"}
 
 RULES: Mapping[type, Schema] = {
     Metric: METRIC,
+    MetricRequest: METRIC,
     ContextField: FIELD,
     Arm: ARM,
     ArmRequest: ARM,
@@ -393,6 +394,8 @@ BEYOND: Mapping[type, str] = {
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
+    MetricRequest: "`low` is below `high`, and below `cap`; the name is none that the experiment has, and the role "
+    "`secondary` if one is given.",
     Metric: "`low` is below `high`, and below `cap`.",
     ContextField: "`interactions` names other fields, each pair once.",
     StopRequest: "`winner` is an arm that is there.",

@@ -39,6 +39,8 @@ cdef class Units:
     What came before stays, as rewards that are no sums of events do. A value is then the correctly rounded sum of its
     rewards: `rests` keeps what rounding took from it (`expansion.pxd`).
 
+    A metric may have joined later, at `since_ms` int64 (M,): units first exposed before are not analysed on it.
+
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, `COUNTING_BYTES` and 17 bytes
     a metric more), and its part of the share vectors. Once that is more than `most` (0: any number), only every second
     unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
@@ -50,6 +52,7 @@ cdef class Units:
     cdef bint zero
     cdef const uint8_t[::1] takes_max
     cdef const uint8_t[::1] counts_missing
+    cdef const int64_t[::1] since_ms
     cdef uint32_t all_metrics
     cdef readonly Py_ssize_t pending
     cdef readonly Py_ssize_t crossovers
@@ -82,6 +85,7 @@ cdef class Units:
         if counts_missing.shape[0] != sums.n_metrics:
             raise ValueError(f"expected counts_missing of {sums.n_metrics} metrics, not of {counts_missing.shape[0]}")
         self.counts_missing = counts_missing
+        self.since_ms = np.full(sums.n_metrics, np.iinfo(np.int64).min)
         self.most = most
         map_make(&self.rows, MIN_ROOM)
         self.sums = sums
@@ -107,6 +111,9 @@ cdef class Units:
     def __dealloc__(self):
         map_free(&self.rows)
         heap_free(&self.due)
+
+    def know_since(self, const int64_t[::1] since_ms):
+        self.since_ms = since_ms
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
                const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
@@ -143,7 +150,7 @@ cdef class Units:
         cdef int32_t row
         for i in range(rows.shape[0]):
             row = self.row_of(&rows[i], unfloored[i])
-            if row < 0:
+            if row < 0 or self.first_ms[row] < self.since_ms[rows[i].metric]:
                 continue
             if self.counts_present():
                 self.present[row, rows[i].metric] = FOR_GOOD
@@ -159,7 +166,7 @@ cdef class Units:
         for i in range(rows.shape[0]):
             m, new, gone = rows[i].reward.metric, isnan(rows[i].former), isnan(rows[i].reward.value)
             row = self.row_of(&rows[i].reward, unfloored[i])
-            if row < 0:
+            if row < 0 or self.first_ms[row] < self.since_ms[m]:
                 continue
             if self.counts_present():
                 there = self.present[row, m]
@@ -346,7 +353,7 @@ cdef class Units:
                 continue
             self.pending -= 1
             for m in range(self.sums.n_metrics):
-                if not isnan(self.values[row, m]):
+                if not isnan(self.values[row, m]) and ms >= self.since_ms[m]:
                     self.enter(row, m)
 
     def still_open(self):

@@ -179,6 +179,10 @@ def add_arm(experiment: str, arm: Mapping[str, Any], if_match: str | None) -> Ca
     return _change("POST", f"{_experiment(experiment)}/arms", arm, if_match)
 
 
+def add_metric(experiment: str, metric: Mapping[str, Any], if_match: str | None) -> Call[Experiment]:
+    return _change("POST", f"{_experiment(experiment)}/metrics", metric, if_match)
+
+
 def remove_arm(experiment: str, arm: str, reason: str | None, if_match: str | None) -> Call[Experiment]:
     path = f"{_experiment(experiment)}/arms/{_quoted(arm)}"
     return _change("DELETE", path, given(reason=reason), if_match)

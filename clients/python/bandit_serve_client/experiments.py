@@ -124,7 +124,7 @@ class Preview:
 class MetricResult:
     """One arm on one metric, compared with control where it is not control itself.
 
-    `raw_mean`, of a metric with a cap, is the mean without it.
+    `raw_mean`, of a metric with a cap, is the mean without it; `since`, of one that joined later, says when.
     """
 
     n: int
@@ -140,6 +140,7 @@ class MetricResult:
     expected_loss: float | None
     preview: Preview | None = None
     raw_mean: float | None = None
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +195,4 @@ class HistoryEntry:
     policy: str
     reason: str | None
     arm: str | None
+    metric: str | None = None
