@@ -107,3 +107,16 @@ def test_what_is_refused(service: ThrowawayService) -> None:
     check_problem(add(service, name, LATE), 409)
     assert service.call("POST", f"/v1/experiments/{name}/stop").status == 200
     check_problem(add(service, name, LATE), 409)
+
+
+def test_rewards_by_unit_count_on_it(service: ThrowawayService) -> None:
+    name = running(service, unit="user")
+    decide(service, name, unit="early")
+    assert add(service, name, LATE).status == 200
+    decide(service, name, unit="late")
+    for unit in ("early", "late"):
+        one = {"experiment": name, "unit": unit, "value": 2.5, "metric": "worth", "event_id": "o"}
+        assert service.call("POST", "/v1/rewards", {"rewards": [one]}).body["verdicts"] == ["accepted"]
+    shown = of(service, name, "worth")
+    assert [arm["mean"] for arm in shown if arm["n"]] == [2.5]
+    assert sum(arm["n"] for arm in shown) == 1
