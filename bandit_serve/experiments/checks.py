@@ -165,7 +165,7 @@ def _cap_errors(metric: Metric, cap: float, at: str) -> list[FieldError]:
     traits = metric.traits
     if traits.two_valued:
         return [FieldError(at, f"a {metric.kind} metric takes no cap: its values are 0 and 1")]
-    if not cap > traits.floor:
+    if -MAX_VALUE < traits.floor >= cap:
         return [FieldError(at, f"expected a number above {traits.floor:g}, the least value of the metric")]
     return []
 
