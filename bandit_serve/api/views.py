@@ -75,6 +75,7 @@ class HistoryView(Struct, frozen=True):
     reason: str | None
     arm: str | None
     evidence: dict[str, Any] | UnsetType = UNSET
+    metric: str | UnsetType = UNSET
 
 
 class History(Struct, frozen=True):
@@ -231,6 +232,7 @@ def history_view(entry: HistoryEntry) -> HistoryView:
         entry.reason,
         entry.arm,
         entry.evidence,
+        entry.metric,
     )
 
 

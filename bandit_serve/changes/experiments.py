@@ -27,12 +27,25 @@ from bandit_serve.experiments.checks import (
     require_payloads,
     validated,
     with_arm,
+    with_metric,
     with_policy,
 )
 from bandit_serve.experiments.layer import Layer
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Arm, ArmStatus, Experiment, Ramp, Record, Standing, Status, may
+from bandit_serve.experiments.spec import (
+    MAX_METRICS,
+    Arm,
+    ArmStatus,
+    Experiment,
+    Joined,
+    Ramp,
+    Record,
+    Standing,
+    Status,
+    may,
+)
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Change, Changed
@@ -306,9 +319,36 @@ class ExperimentChanges:
 
         added(self._replica.experiment(name).record)
         await self._load(arm)
-        return await self._change_arms(
+        return await self._change_record(
             name, added, Change("add_arm", who, reason, arm.name), now_ms, if_match
         )
+
+    async def add_metric(
+        self, name: str, metric: Metric, who: str, *, reason: str | None = None, if_match: int | None = None
+    ) -> LiveExperiment:
+        """Adds a metric after the others. Once the experiment has started, decisions from now on are analysed on it."""
+        await self.known(name)
+        now_ms = await self._store.time_ms()
+
+        def added(record: Record) -> Record:
+            experiment = record.experiment
+            if record.status == "stopped":
+                raise Conflict(f"The experiment {name!r} is stopped; its metrics are final.")
+            if any(known.name == metric.name for known in experiment.metrics):
+                raise Conflict(f"The experiment {name!r} has a metric {metric.name!r} already.")
+            if len(experiment.metrics) == MAX_METRICS:
+                raise Conflict(
+                    f"The experiment {name!r} has {MAX_METRICS} metrics already, and no room for more."
+                )
+            changed = msgspec.structs.replace(record, experiment=with_metric(experiment, metric))
+            if record.started_ms is None:
+                return changed
+            former = () if record.joined is UNSET else record.joined
+            return msgspec.structs.replace(changed, joined=(*former, Joined(metric.name, now_ms)))
+
+        added(self._replica.experiment(name).record)
+        change = Change("add_metric", who, reason, metric=metric.name)
+        return await self._change_record(name, added, change, now_ms, if_match)
 
     async def remove_arm(
         self, name: str, arm: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -361,9 +401,9 @@ class ExperimentChanges:
                 standing = _overridden(standing, arm, change.reason)
             return record.with_standing(k, msgspec.structs.replace(standing, status=to))
 
-        return await self._change_arms(name, changed, change, now_ms, if_match)
+        return await self._change_record(name, changed, change, now_ms, if_match)
 
-    async def _change_arms(
+    async def _change_record(
         self,
         name: str,
         changed: Callable[[Record], Record],

@@ -1,4 +1,4 @@
-"""Commands `bandit-serve experiments add-arm`, `remove-arm`, `pause-arm` and `resume-arm`."""
+"""Commands `bandit-serve experiments add-arm`, `remove-arm`, `pause-arm`, `resume-arm` and `add-metric`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bandit_serve.cli.access import actor
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.spec import Arm, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
@@ -89,14 +90,34 @@ async def resume_arm(
     )
 
 
+@with_state
+@of_existing_store
+async def add_metric(
+    node: Node,
+    experiment: Experiment,
+    metric: Annotated[
+        str, typer.Argument(help='The metric as JSON, such as \'{"name": "revenue", "kind": "continuous"}\'.')
+    ],
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Adds a metric; decisions from then on are analysed on it."""
+    added = _converted(_json(metric), Metric)
+    live = await node.experiment_changes.add_metric(experiment, added, actor(), reason=reason)
+    if as_json:
+        print_json(experiment_view(live.record))
+    else:
+        say(f"{experiment} has the metric {added.name}.")
+
+
 def _json(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise UsageError(f"The payload is not JSON: {error}.") from None
+        raise UsageError(f"Expected JSON: {error}.") from None
 
 
-def _converted(fields: dict[str, Any], kind: type[T]) -> T:
+def _converted(fields: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
@@ -116,4 +137,5 @@ COMMANDS = {
     "remove-arm": remove_arm,
     "pause-arm": pause_arm,
     "resume-arm": resume_arm,
+    "add-metric": add_metric,
 }

@@ -108,7 +108,7 @@ async def import_rewards(
     """Counts rewards by unit or by decision from files. The same file may be imported again: each event counts once."""
     named = _columns(columns)
     live = node.replica.experiment(experiment)
-    if metric is not None and metric not in ClientMetrics(live.experiment):
+    if metric is not None and metric not in ClientMetrics(live.record):
         raise InvalidInput(f"The experiment {experiment!r} has no metric {metric!r} that is sent.")
     opened = [await asyncio.to_thread(RewardFile, path, named, retract_nulls=retract_nulls) for path in files]
     importing = Import(live, metric, node.replica, await _patiently(lambda: _intake(node)))

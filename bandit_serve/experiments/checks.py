@@ -74,6 +74,25 @@ def with_arm(experiment: Experiment, arm: Arm) -> Experiment:
     return validated(msgspec.structs.replace(experiment, arms=arms), known_arms=len(experiment.arms))
 
 
+def with_metric(experiment: Experiment, metric: Metric) -> Experiment:
+    """Experiment with one more metric, after the others: a metric keeps its index for ever.
+
+    `InvalidInput` names the fields of the metric as those of a document of its own.
+    """
+    if metric.role == "objective":
+        detail = f"expected secondary: {experiment.objective.name} stays the objective"
+        raise InvalidInput(f"role: {detail}.", [FieldError("role", detail)])
+    metrics = (*experiment.metrics, metric)
+    try:
+        return validated(msgspec.structs.replace(experiment, metrics=metrics), len(experiment.arms))
+    except InvalidInput as error:
+        prefix = f"metrics[{len(experiment.metrics)}]"
+        errors = [
+            FieldError(each.at.removeprefix(prefix).removeprefix("."), each.detail) for each in error.errors
+        ]
+        raise InvalidInput(f"The metric is not valid: {errors[0].detail}.", errors) from None
+
+
 def _arm_errors(experiment: Experiment) -> list[FieldError]:
     errors = repeated_names("arms", experiment.arm_names)
     for i, arm in enumerate(experiment.arms):
@@ -160,7 +179,7 @@ def _cap_errors(metric: Metric, cap: float, at: str) -> list[FieldError]:
     traits = metric.traits
     if traits.two_valued:
         return [FieldError(at, f"a {metric.kind} metric takes no cap: its values are 0 and 1")]
-    if not cap > traits.floor:
+    if -MAX_VALUE < traits.floor >= cap:
         return [FieldError(at, f"expected a number above {traits.floor:g}, the least value of the metric")]
     return []
 

@@ -169,12 +169,19 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True):
 ACTIVE = Standing()
 
 
+class Joined(Struct, frozen=True, forbid_unknown_fields=True):
+    """Metric that came once the experiment had started: decisions of before `since_ms`, Unix time, have none of it."""
+
+    metric: Name
+    since_ms: int
+
+
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Experiment and where it stands. `revision` counts its changes and is its ETag.
 
     `uid` is random and names it in tokens, so that a namesake made later refuses them. `standings` are those of the
     first arms; the others are active. With `unpromoted` the winner serves this experiment's callers, and the registry
-    stays as it is.
+    stays as it is. `joined`: the metrics that were added after the start.
     """
 
     experiment: Experiment
@@ -188,6 +195,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     winner: str | None = None
     standings: tuple[Standing, ...] = ()
     unpromoted: bool | UnsetType = UNSET
+    joined: tuple[Joined, ...] | UnsetType = UNSET
+
+    @property
+    def since_ms(self) -> dict[str, int]:
+        """Unix times from which on decisions are analysed on a metric, by the names of those that joined later."""
+        return {} if self.joined is UNSET else {each.metric: each.since_ms for each in self.joined}
 
     def standing(self, arm: int) -> Standing:
         """Status and ramp of the arm with this index."""

@@ -75,6 +75,7 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
     policy: str
     arm: str | None = None
     evidence: dict[str, Any] | UnsetType = UNSET
+    metric: str | UnsetType = UNSET
 
 
 class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -316,6 +317,7 @@ class LiveExperiment:
                 policy=record.experiment.policy.kind,
                 arm=change.arm,
                 evidence=change.evidence,
+                metric=change.metric,
             )
         )
         del self.history[:-MAX_HISTORY]

@@ -71,7 +71,7 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
 
     `what` is `create`, `start`, `pause`, `stop` or `policy`; `layer` for another share of it; `put` for a draft that
     was replaced; `delete` for an experiment that is stopped to be deleted; or `add_arm`, `pause_arm`, `resume_arm` or
-    `remove_arm`, with the arm's name in `arm`.
+    `remove_arm`, with the arm's name in `arm`; or `add_metric`, with the metric's name in `metric`.
 
     The service's own changes are by `schedule`, `stopping` or `guardrail`. They alone have `evidence`: names and
     numbers, as JSON.
@@ -82,6 +82,7 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
     arm: str | None = None
     evidence: dict[str, Any] | UnsetType = UNSET
+    metric: str | UnsetType = UNSET
 
 
 class Changed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -409,7 +410,9 @@ class Shape:
         n_both = min(self._n_arms, len(there.arms))
         same = there.arm_names[:n_both] == here.arm_names[:n_both]
         _require(same, "the arms that were there, in no other order")
-        _require(here.metrics == there.metrics, "the metrics that were there")
+        n_both = min(len(here.metrics), len(there.metrics))
+        same = here.metrics[:n_both] == there.metrics[:n_both]
+        _require(same, "the metrics that were there, in no other order")
         same = here.unit == there.unit and here.context == there.context
         _require(same and here.attribution == there.attribution, "unit, context and attribution as they were")
         _require(0 <= event.record.revision < 2**32, "a revision of 32 bits")

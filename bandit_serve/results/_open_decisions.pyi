@@ -26,6 +26,7 @@ class OpenDecisions:
     @property
     def pending(self) -> int: ...
     crossovers: int
+    def know_since(self, since_ms: NDArray[np.int64]) -> None: ...
     def expose(
         self,
         incarnation: int,

@@ -11,6 +11,7 @@ class RewardedDecisions:
     def __init__(self, sums: Accumulators, shares: ShareHistory) -> None: ...
     pending: int
     crossovers: int
+    def know_since(self, since_ms: NDArray[np.int64]) -> None: ...
     def expose(
         self,
         incarnation: int,

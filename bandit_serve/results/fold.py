@@ -47,6 +47,7 @@ from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.history import PastResults
 from bandit_serve.results.horizon import HorizonLooks
 from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
+from bandit_serve.results.joining import with_metrics
 from bandit_serve.results.notes import Notes
 from bandit_serve.results.point import point_of
 from bandit_serve.results.sequence import Floats
@@ -129,6 +130,7 @@ class ResultsFold:
         self.looks = HorizonLooks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
         self.contests = _contests(experiment)
         self.history = PastResults(n_metrics, n_arms)
+        self._know_since()
 
     @property
     def a_day(self) -> float | None:
@@ -141,6 +143,16 @@ class ResultsFold:
             return None
         n = int(self.sums.counts()[experiment.metrics.index(experiment.objective)]) + self.pending
         return n * DAY_MS / (self.now_ms - started_ms) if n else None
+
+    def _know_since(self) -> None:
+        """Learns from when on decisions are analysed on each metric, int64 (M,)."""
+        since_ms, metrics = self.record.since_ms, self.record.experiment.metrics
+        self._since_ms: NDArray[np.int64] | None = None
+        if since_ms:
+            self._since_ms = np.array(
+                [since_ms.get(metric.name, _BEFORE_ALL_MS) for metric in metrics], np.int64
+            )
+            self._decisions.know_since(self._since_ms)
 
     @property
     def pending(self) -> int:
@@ -282,6 +294,9 @@ class ResultsFold:
             experiment = self.record.experiment
             objective = experiment.metrics.index(experiment.objective)
             self.contests.take(rewards, objective, self.now_ms - self._window_ms)
+        if self._since_ms is not None:
+            rows = rewards.rows
+            rewards = rewards.those(rows["time_ms"] >= self._since_ms[rows["metric"]])
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
         self._count([rewards])
@@ -333,6 +348,8 @@ class ResultsFold:
             return
         self._shape.check(event)
         record = event.record
+        if len(record.experiment.metrics) > self.sums.n_metrics:
+            self._join(record)
         n_arms = len(record.experiment.arms)
         if n_arms > len(self.exposures):
             self._grow(n_arms)
@@ -345,6 +362,17 @@ class ResultsFold:
         if record.revision >= self.record.revision:
             self.record = record
             self._shape = Shape(record.experiment, None)
+
+    def _join(self, record: Record) -> None:
+        """Makes room for the metrics that have come."""
+        self.history.grow(len(record.experiment.metrics), len(self.exposures))
+        former = self.record.experiment
+        experiment = msgspec.structs.replace(former, metrics=record.experiment.metrics)
+        joined = msgspec.structs.replace(self.record, experiment=experiment, joined=record.joined)
+        state = with_metrics(
+            self._columns(), ResultsFold(joined)._columns(), _n_features(experiment, self.sums)
+        )
+        vars(self).update(vars(self._restored(joined, state)), offset=self.offset)
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
@@ -506,6 +534,7 @@ class ResultsFold:
             fold.history = PastResults.from_state(
                 state["history"], len(experiment.metrics), len(experiment.arms), fold.now_ms
             )
+        fold._know_since()
         return fold
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
+from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.metrics import METRIC_KINDS
@@ -71,7 +72,8 @@ class MetricResult(Struct, frozen=True):
     `mean`. `p_value_corrected` is adjusted over the objective and all secondary metrics, too, and there where there are
     such metrics; guardrails are none of them. `guardrail` is there for guardrails, null on control itself.
     `raw_mean`, of a metric with a cap: the mean without it. `adjusted` is there for a metric with a covariate. Of a
-    ratio, `mean` is that of the sums, and `std` the root of n times its variance.
+    ratio, `mean` is that of the sums, and `std` the root of n times its variance. `since`, of a metric that joined
+    later: when; decisions of before are not in it, and `preview` is null.
     """
 
     n: int
@@ -90,6 +92,7 @@ class MetricResult(Struct, frozen=True):
     guardrail: GuardrailResult | UnsetType | None = UNSET
     raw_mean: float | UnsetType | None = UNSET
     adjusted: AdjustedResult | UnsetType = UNSET
+    since: str | UnsetType = UNSET
 
 
 def uncompared(result: MetricResult) -> MetricResult:
@@ -125,6 +128,8 @@ class MetricTable:
         self.mean_limits = _mean_limits(experiment, self.metric)
         self.paired = fold.paired(index)
         self.sums = Sums.of(fold.sums, index)
+        since_ms = record.since_ms.get(self.metric.name)
+        self.since = UNSET if since_ms is None else rfc3339(since_ms)
         self.raw_total: Floats | None = None
         if self.metric.cap is not UNSET:
             self.mean_limits = self.mean_limits[0], min(self.mean_limits[1], self.metric.cap)
@@ -313,11 +318,14 @@ class MetricTable:
             p_value=_number(self.p[arm]),
             probability_best=_number(self.aids[0][arm]),
             expected_loss=_number(self.aids[1][arm]),
-            preview=None if still_open is None or self.metric.is_ratio else self._preview(arm, *still_open),
+            preview=None
+            if still_open is None or self.metric.is_ratio or self.since
+            else self._preview(arm, *still_open),
             p_value_corrected=UNSET if self.corrected is None else _number(self.corrected[arm]),
             guardrail=self._guardrail(arm),
             raw_mean=UNSET if self.raw_total is None else _number(self.raw_total[arm] / n) if n else None,
             adjusted=UNSET if self.adjusted is None else self.adjusted.row(arm),
+            since=self.since,
         )
 
     def _guardrail(self, arm: int) -> GuardrailResult | UnsetType | None:

@@ -63,13 +63,7 @@ class RewardAppender:
     ) -> None:
         self._store = store
         self._owner = owner
-        self._metrics = tuple(metric.name for metric in experiment.metrics)
-        kinds = [metric.traits for metric in experiment.metrics]
-        self._two_valued = np.array([kind.two_valued for kind in kinds], np.uint8)
-        self._high = np.array([kind.ceiling for kind in kinds])
-        self._rules = b"".join(
-            struct.pack("<BBdd", kind.takes_max, kind.two_valued, *kind.value_limits) for kind in kinds
-        )
+        self.learn(experiment)
         self._window_ms = experiment.attribution.window_ms
         self._by_unit = experiment.unit == "user"
         self._row_bytes = REWARD.itemsize + 4 * n_features
@@ -80,6 +74,16 @@ class RewardAppender:
         self._events = GroupCommit(self._append_events, self._max_events, f"events of {owner}")
         self._new_events = GroupCommit(
             partial(self._append_events, only_new=True), self._max_events, f"new events of {owner}"
+        )
+
+    def learn(self, experiment: Experiment) -> None:
+        """Appends rewards of metrics that have joined, too."""
+        self._metrics = tuple(metric.name for metric in experiment.metrics)
+        kinds = [metric.traits for metric in experiment.metrics]
+        self._two_valued = np.array([kind.two_valued for kind in kinds], np.uint8)
+        self._high = np.array([kind.ceiling for kind in kinds])
+        self._rules = b"".join(
+            struct.pack("<BBdd", kind.takes_max, kind.two_valued, *kind.value_limits) for kind in kinds
         )
 
     @property

@@ -144,7 +144,7 @@ class RewardsByUnit:
         live = self._experiment(name)
         if live is None:
             return
-        now_ms, metrics = self._store.clock.now_ms(), ClientMetrics(live.experiment)
+        now_ms, metrics = self._store.clock.now_ms(), ClientMetrics(live.record)
         valid: list[int] = []
         parts: list[UnitEvents] = []
         turn = Turn()
@@ -255,7 +255,7 @@ class RewardsByUnit:
         live = self._replica.experiments.get(str(reward.experiment))
         if live is None:
             return None
-        mistake = _mistake(live, ClientMetrics(live.experiment), reward, self._store.clock.now_ms())
+        mistake = _mistake(live, ClientMetrics(live.record), reward, self._store.clock.now_ms())
         if mistake is not None:
             return mistake.at, mistake.detail
         return "value", beyond_bounds(reward.metric or live.experiment.objective.name)

@@ -14,7 +14,7 @@ from bandit_serve.api.rewards import DecisionReward, Reward, RewardVerdict
 from bandit_serve.base.turns import Turn, all_ended
 from bandit_serve.errors import SetAside, StoreUnavailable
 from bandit_serve.experiments.policy import order_of
-from bandit_serve.experiments.spec import Experiment
+from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica, set_aside
 from bandit_serve.log.events import REWARD
@@ -39,13 +39,19 @@ T = TypeVar("T")
 class ExperimentRewards:
     """Intake of one experiment: the metrics that clients send, and the appender of its rewards."""
 
-    def __init__(self, store: Store, owner: str, experiment: Experiment, n_features: int) -> None:
-        self.metrics = ClientMetrics(experiment)
+    def __init__(self, store: Store, owner: str, record: Record, n_features: int) -> None:
+        experiment = record.experiment
+        self.metrics = ClientMetrics(record)
         self.n_features = n_features
         self.appender = RewardAppender(store, owner, experiment, n_features, order_of(experiment))
         self._owner = owner
         self._last_sent = LastSent(store) if experiment.unit == "user" else None
         self.demanded = DemandedExposures(store, owner, experiment.attribution.window_ms, n_features)
+
+    def learn(self, record: Record) -> None:
+        """Takes rewards of metrics that have joined, too."""
+        self.metrics = ClientMetrics(record)
+        self.appender.learn(record.experiment)
 
     async def append(
         self, rows: NDArray[np.void], events: NDArray[np.uint64] | None, x: NDArray[np.float32] | None
@@ -90,10 +96,17 @@ class Rewards:
         self._next_renewal_s = 0.0
         self._renewal_failed: StoreUnavailable | None = None
         replica.on_deleted(self._forget)
+        replica.on_change(self._learn)
 
     def _forget(self, experiment: str, uid: int | None) -> None:
         if uid is not None:
             self._by_uid.pop(uid, None)
+
+    def _learn(self, name: str) -> None:
+        live = self._replica.experiments.get(name)
+        intake = None if live is None else self._by_uid.get(live.record.uid)
+        if live is not None and intake is not None and intake.metrics.n != len(live.experiment.metrics):
+            intake.learn(live.record)
 
     async def submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
         """Returns a verdict for each reward, when the accepted ones are in the log.
@@ -122,6 +135,8 @@ class Rewards:
                 continue
             metric = intake.metrics.index_of(rewards[i])
             if metric is not None:
+                if intake.metrics.since_ms and intake.metrics.misses(metric, int(rows["time_ms"][i])):
+                    continue
                 if metric:
                     rows["metric"][i] = metric
                 groups.setdefault(uid, []).append(i)
@@ -295,11 +310,12 @@ class Rewards:
 
     def refusal(self, reward: Reward | DecisionReward) -> tuple[str, str] | None:
         """Says why a reward is invalid: the field, and what was expected. None if its token is the reason."""
-        _, uids, _ = self.keyring.open([reward.decision_id], np.zeros(1))
+        rows, uids, _ = self.keyring.open([reward.decision_id], np.zeros(1))
         live = self._replica.by_uid.get(int(uids[0]))
         if live is None:
             return None
-        mistake = self._intake_of(live).metrics.mistake(reward)
+        metrics = self._intake_of(live).metrics
+        mistake = metrics.mistake(reward) or metrics.mistake_of_time(reward, int(rows["time_ms"][0]))
         if mistake is not None:
             return mistake.at, mistake.detail
         return "value", beyond_bounds(reward.metric or live.experiment.objective.name)
@@ -317,7 +333,7 @@ class Rewards:
     def _intake_of(self, live: LiveExperiment) -> ExperimentRewards:
         uid = live.record.uid
         if uid not in self._by_uid:
-            self._by_uid[uid] = ExperimentRewards(self._store, live.owner, live.experiment, live.n_logged)
+            self._by_uid[uid] = ExperimentRewards(self._store, live.owner, live.record, live.n_logged)
         return self._by_uid[uid]
 
     def appender_of(self, live: LiveExperiment) -> RewardAppender:

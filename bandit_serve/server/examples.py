@@ -30,7 +30,13 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results.plan_request import PlanRequest
 from bandit_serve.results.planning import ExperimentPlan
 from bandit_serve.server.handlers.covariates import CovariatesRequest, CovariatesView
-from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, ReasonRequest, StopRequest
+from bandit_serve.server.handlers.experiments import (
+    ArmRequest,
+    LayerRequest,
+    MetricRequest,
+    ReasonRequest,
+    StopRequest,
+)
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest, VersionMetadata
 from bandit_serve.server.route import BatchAnswer
 
@@ -268,6 +274,9 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     PolicySpec: {
         "thompson": {"kind": "thompson", "min_share": 0.02, "half_life": "7d"},
         "fixed_split": {"kind": "fixed_split", "shares": {"control": 9, "challenger": 1}},
+    },
+    MetricRequest: {
+        "late": {"name": "revenue", "kind": "continuous", "cap": 500, "reason": "asked for by finance"},
     },
     ArmRequest: {
         "ramp": {"name": "third", "payload": {"colour": "blue"}, "ramp": {"from": 0.01, "over": "2h"}},

@@ -37,7 +37,7 @@ from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
 from bandit_serve.results.plan_request import Baseline, Effect, PlanRequest
-from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, StopRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, LayerRequest, MetricRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, Upload, VersionMetadata
 
 Schema = dict[str, Any]
@@ -453,6 +453,7 @@ NAMES: Mapping[type, str] = {PolicySpec: "Policy"}
 RULES: Mapping[type, Schema] = {
     Metric: METRIC,
     Margin: MARGIN,
+    MetricRequest: METRIC,
     ContextField: FIELD,
     Arm: ARM,
     ArmRequest: ARM,
@@ -499,6 +500,8 @@ BEYOND: Mapping[type, str] = {
         "`low` is below `high`, and below `cap`; `numerator` and `denominator` are two other metrics of the "
         "experiment, count, bounded or continuous, that clients send."
     ),
+    MetricRequest: "`low` is below `high`, and below `cap`; the name is none that the experiment has, and the role "
+    "`secondary` if one is given.",
     ContextField: "`interactions` names other fields, each pair once.",
     AudienceRule: (
         f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "

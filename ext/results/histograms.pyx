@@ -195,15 +195,6 @@ cdef class Histograms:
         """Makes room for arms that have come."""
         self.take_over(Histograms.from_state(widened(self.state(), n_arms)))
 
-    def grow_metrics(self, const uint8_t[::1] kept):
-        """Makes room for metrics that have come, of which the last of `kept`, uint8 (M,), says whether they are."""
-        state = self.state()
-        added = np.asarray(kept)[self.n_metrics:]
-        state["kept"] = np.concatenate([state["kept"], added])
-        for name in ("halvings", "sizes"):
-            state[name] = np.pad(state[name], (0, len(added)))
-        self.take_over(Histograms.from_state(state))
-
     cdef int take_over(self, Histograms other) except -1:
         """Becomes what `other` is, and it what this was."""
         self.of, other.of = other.of, self.of

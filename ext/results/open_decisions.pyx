@@ -36,6 +36,8 @@ cdef class OpenDecisions:
     `counts_missing` uint8 (M,): metrics of which a decision without a reward has the value 0 (without it, all). A
     decision without one is not analysed for the others; a late reward is then the decision's first value.
 
+    A metric may have joined later, at `since_ms` int64 (M,): decisions of before are not analysed on it.
+
     Features are kept as they came, too, of an exposure, or of a reward while its exposure has not come, in at most
     `most_x` bytes (0: any number): what comes when that is full is analysed without. Notes are kept of each, 4 bytes a
     column.
@@ -46,6 +48,7 @@ cdef class OpenDecisions:
     cdef int64_t linger_ms, grace_ms
     cdef Py_ssize_t most_x
     cdef const uint8_t[::1] counts_missing
+    cdef const int64_t[::1] since_ms
     cdef readonly Py_ssize_t n_x        # open decisions whose features are kept
     cdef list block_x                   # of each block: float32 (its rows, d), or None
     cdef dict held_x                    # of held rows: float32 (d,)
@@ -87,6 +90,7 @@ cdef class OpenDecisions:
         if counts_missing.shape[0] != sums.n_metrics:
             raise ValueError(f"expected counts_missing of {sums.n_metrics} metrics, not of {counts_missing.shape[0]}")
         self.counts_missing = counts_missing
+        self.since_ms = np.full(sums.n_metrics, np.iinfo(np.int64).min)
         map_make(&self.held, MIN_ROOM)
         self.most_x = most_x
         self.block_x = []
@@ -118,6 +122,9 @@ cdef class OpenDecisions:
         heap_free(&self.due_held)
 
     crossovers = 0
+
+    def know_since(self, const int64_t[::1] since_ms):
+        self.since_ms = since_ms
 
     @property
     def pending(self):
@@ -348,6 +355,8 @@ cdef class OpenDecisions:
                     for m in range(self.sums.n_metrics):
                         if not (self.counts_missing[m] or self.has_reward(held, m)):
                             continue
+                        if self.block_ms[b] + self.ages_ms[at] < self.since_ms[m]:
+                            continue
                         self.fill(&one, line.incarnation, counter, m, self.arms[at], shares,
                                   self.held_values[held, m] if held >= 0 else 0.0)
                         one.unfloored, one.plain = self.block_unfloored[b], self.sums.contextual
@@ -392,7 +401,7 @@ cdef class OpenDecisions:
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
-            if not (self.counts_missing[m] or self.has_reward(held, m)):
+            if not (self.counts_missing[m] or self.has_reward(held, m)) or self.held_due_ms[held] < self.since_ms[m]:
                 continue
             self.fill(&one, self.shares.timelines[slot].incarnation, row.counter, m, row.arm, shares,
                       self.held_values[held, m])

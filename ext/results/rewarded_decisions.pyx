@@ -28,6 +28,9 @@ cdef class RewardedDecisions:
     pending = 0
     crossovers = 0
 
+    def know_since(self, since_ms):
+        """What was decided before a metric joined has no reward of it here."""
+
     def expose(self, *exposure):
         """Nothing is open: a reward says what its exposure said."""
 

@@ -45,6 +45,8 @@ cdef class Units:
 
     A unit's note is that of its first exposure, and of the reward that stands in for it.
 
+    A metric may have joined later, at `since_ms` int64 (M,): units first exposed before are not analysed on it.
+
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, `COUNTING_BYTES` and 17 bytes
     a metric more), 4 bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only every second
     unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
@@ -58,6 +60,7 @@ cdef class Units:
     cdef const uint8_t[::1] counts_missing
     cdef const int64_t[:, ::1] parts
     cdef bint has_ratios
+    cdef const int64_t[::1] since_ms
     cdef uint32_t all_metrics
     cdef readonly Py_ssize_t pending
     cdef readonly Py_ssize_t crossovers
@@ -96,6 +99,7 @@ cdef class Units:
         if counts_missing.shape[0] != sums.n_metrics:
             raise ValueError(f"expected counts_missing of {sums.n_metrics} metrics, not of {counts_missing.shape[0]}")
         self.counts_missing = counts_missing
+        self.since_ms = np.full(sums.n_metrics, np.iinfo(np.int64).min)
         self.most = most
         map_make(&self.rows, MIN_ROOM)
         self.sums = sums
@@ -122,6 +126,9 @@ cdef class Units:
     def __dealloc__(self):
         map_free(&self.rows)
         heap_free(&self.due)
+
+    def know_since(self, const int64_t[::1] since_ms):
+        self.since_ms = since_ms
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
                const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
@@ -164,7 +171,7 @@ cdef class Units:
         cdef int32_t row
         for i in range(rows.shape[0]):
             row = self.row_of(&rows[i], unfloored[i], notes, i)
-            if row < 0:
+            if row < 0 or self.first_ms[row] < self.since_ms[rows[i].metric]:
                 continue
             if self.counts_present():
                 self.present[row, rows[i].metric] = FOR_GOOD
@@ -180,7 +187,7 @@ cdef class Units:
         for i in range(rows.shape[0]):
             m, new, gone = rows[i].reward.metric, isnan(rows[i].former), isnan(rows[i].reward.value)
             row = self.row_of(&rows[i].reward, unfloored[i], notes, i)
-            if row < 0:
+            if row < 0 or self.first_ms[row] < self.since_ms[m]:
                 continue
             if self.counts_present():
                 there = self.present[row, m]
@@ -427,7 +434,7 @@ cdef class Units:
                 continue
             self.pending -= 1
             for m in range(self.sums.n_metrics):
-                if not isnan(self.values[row, m]):
+                if not isnan(self.values[row, m]) and ms >= self.since_ms[m]:
                     self.enter(row, m)
 
     def still_open(self):

@@ -187,6 +187,8 @@ def change_an_experiment(client: Any) -> None:
     with pytest.raises(Changed):
         client.experiments.start("button", if_match=made.etag)
     assert client.experiments.start("button", reason="go", if_match=replaced.etag).status == "running"
+    late = {"name": "worth", "kind": "continuous", "cap": 50.0}
+    assert client.experiments.add_metric("button", late).metrics[-1].cap == 50.0
     added = client.experiments.add_arm("button", {"name": "red", "ramp": {"from": 0.01, "over": "2h"}})
     assert added.ramps["red"].start == 0.01
     assert client.experiments.pause_arm("button", "red").arm_status["red"] == "paused"

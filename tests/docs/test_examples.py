@@ -26,6 +26,9 @@ from services import ThrowawayService, clean_environment
 from bandit_serve.cli.experiments_file import read_experiments
 from bandit_serve.cli.main import COMMANDS
 from bandit_serve.cli.not_built import COMMANDS as NOT_BUILT
+from bandit_serve.experiments.checks import validated
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Arm, Attribution, Experiment
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.simulation import Simulation
 from bandit_serve.training import read_plan
@@ -67,10 +70,10 @@ PAGES = {
         ("curl -sf -X POST http://127.0.0.1:8000/v1/experiments/checkout-flow/arms",),
         ("2099-03-02T09:00:00.000Z", "when there is a winner"),
     ),
-    "docs/metrics.md": Page(),
     "docs/audience-and-layers.md": Page(
         True, shows=('"reason":"audience"', "delivery-date has 60 % of the layer checkout-page.")
     ),
+    "docs/metrics.md": Page(True, shows=('"cap":500.0', "cart has the metric items")),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),
@@ -241,8 +244,16 @@ def as_plan(text: str, directory: Path) -> None:
     assert plan.gate("production") is not None
 
 
+def as_metric(text: str, directory: Path) -> None:
+    metrics = (Metric(name="first", kind="binary"), msgspec.json.decode(text, type=Metric))
+    arms = (Arm("old"), Arm("new"))
+    missing = Attribution(missing="zero")
+    validated(Experiment(id="e", arms=arms, metrics=metrics, attribution=missing))
+
+
 DESCRIPTIONS: Mapping[tuple[str, str], Callable[[str, Path], None]] = {
     ("docs/experiments.md", "toml"): as_experiments,
+    ("docs/metrics.md", "json"): as_metric,
     ("docs/settings.md", "toml"): as_settings,
     ("docs/simulate.md", "toml"): as_simulation,
     ("docs/models.md", "yaml"): as_plan,

@@ -28,7 +28,7 @@ from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.folds.experiment import HistoryEntry
 from bandit_serve.policies.context import ContextField
 from bandit_serve.registry.registry import ModelHistoryEntry, Version
-from bandit_serve.server.handlers.experiments import ArmRequest
+from bandit_serve.server.handlers.experiments import ArmRequest, MetricRequest
 
 ARM = {
     "name": "third",
@@ -189,6 +189,8 @@ def filled(kind: type[Struct], **given: Any) -> dict[str, Any]:
 def test_what_is_shown_has_every_field_of_what_is_known() -> None:
     request = ArmRequest(**{**ARM, "features": (0.5,), "ramp": Ramp(0.5, "1h"), "reason": "r"})
     assert msgspec.structs.asdict(request.arm) == {**ARM, "features": (0.5,)}
+    metric = Metric(**filled(Metric))
+    assert MetricRequest(**msgspec.structs.asdict(metric), reason="r").metric == metric
     assert set(Experiment.__struct_fields__) < set(ExperimentView.__struct_fields__)
     version = Version(
         **filled(Version, created_ms=1, updated_ms=2, size=3, metrics={"a": 1.0}, metadata={}, pruned=True)

@@ -72,6 +72,10 @@ BEYOND = {
         r"is not given here",
     ],
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
+    "MetricRequest": [
+        r"expected secondary: .* stays the objective",
+        r"expected a number above (low|-?[\d.]+, the least value)",
+    ],
     "ArmRequest": [r"There is no model", r"the name '.*' is taken"],
     "LayerRequest": [r"name: expected 'checkout'"],
     "PlanRequest": [
@@ -87,7 +91,8 @@ BEYOND = {
     "StopRequest": [r"winner: (did you mean \w+\? )?expected one of control"],
     "Experiment": [
         *OF_POLICIES,
-        r"expected a number above low",
+        r"expected a number above (low|-?[\d.]+, the least value)",
+        r"expected (none|\"client\") of the objective",
         r'expected a duration from "10ms" to "90d"',
         r"expected a duration above 0",
         r"expected a time from 1971",
@@ -282,6 +287,10 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
         ("PUT", f"/v1/experiments/{new}/policy"): [{"kind": "thompson", "min_share": 0.1}],
         ("PUT", f"/v1/experiments/{layered}/layer"): [EXAMPLES[LayerRequest]["share"]],
         ("POST", f"/v1/experiments/{new}/arms"): [{**arm, "ramp": {"from": 0.1, "over": "1h"}}],
+        ("POST", f"/v1/experiments/{new}/metrics"): [
+            {"name": "worth", "kind": "continuous", "goal": "minimize", "quantile": 0.5, "reason": "because"},
+            {"name": "stars", "kind": "bounded", "low": 1, "high": 5, "cap": 4, "role": "secondary"},
+        ],
         ("DELETE", of_arm): reason,
         ("POST", f"{of_arm}/pause"): reason,
         ("POST", f"{of_arm}/resume"): reason,

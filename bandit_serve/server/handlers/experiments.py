@@ -12,6 +12,7 @@ from bandit_serve.api.views import experiment_view, history_view, known_experime
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
 from bandit_serve.experiments.layer import LayerShare
+from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
@@ -55,6 +56,16 @@ class ArmRequest(Arm, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Arm(**{name: getattr(self, name) for name in Arm.__struct_fields__})
 
 
+class MetricRequest(Metric, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """A metric to be added."""
+
+    reason: Reason | None = None
+
+    @property
+    def metric(self) -> Metric:
+        return Metric(**{name: getattr(self, name) for name in Metric.__struct_fields__})
+
+
 class ExperimentHandlers:
     def __init__(self, service: Service) -> None:
         timeout_s = service.settings.seconds("body_timeout")
@@ -65,6 +76,7 @@ class ExperimentHandlers:
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
         self._arm = Body(ArmRequest, timeout_s=timeout_s)
         self._layer = Body(LayerRequest, timeout_s=timeout_s)
+        self._metric = Body(MetricRequest, timeout_s=timeout_s)
         self._stop = Body(StopRequest, timeout_s=timeout_s, optional=True)
 
     async def create(self, request: web.Request) -> web.Response:
@@ -178,6 +190,13 @@ class ExperimentHandlers:
             ramp=asked.ramp,
             reason=asked.reason,
             if_match=revision(request),
+        )
+        return _answer(request, live)
+
+    async def add_metric(self, request: web.Request) -> web.Response:
+        asked = await self._metric.read(request)
+        live = await self._changes.add_metric(
+            _name(request), asked.metric, actor(request), reason=asked.reason, if_match=revision(request)
         )
         return _answer(request, live)
 

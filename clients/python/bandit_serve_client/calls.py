@@ -190,6 +190,10 @@ def change_layer(
     return _change("PUT", f"{_experiment(experiment)}/layer", body, if_match)
 
 
+def add_metric(experiment: str, metric: Mapping[str, Any], if_match: str | None) -> Call[Experiment]:
+    return _change("POST", f"{_experiment(experiment)}/metrics", metric, if_match)
+
+
 def remove_arm(experiment: str, arm: str, reason: str | None, if_match: str | None) -> Call[Experiment]:
     path = f"{_experiment(experiment)}/arms/{_quoted(arm)}"
     return _change("DELETE", path, given(reason=reason), if_match)

@@ -125,6 +125,12 @@ class ExperimentCalls:
         """Adds an arm: an object as in a description, with a `ramp` if it has one."""
         return await self._send(calls.add_arm(experiment, arm, if_match))
 
+    async def add_metric(
+        self, experiment: str, metric: Mapping[str, Any], *, if_match: str | None = None
+    ) -> Experiment:
+        """Adds a metric: an object as in a description. Decisions from then on are analysed on it."""
+        return await self._send(calls.add_metric(experiment, metric, if_match))
+
     async def remove_arm(
         self, experiment: str, arm: str, *, reason: str | None = None, if_match: str | None = None
     ) -> Experiment:

@@ -189,7 +189,7 @@ class AdjustedResult:
 class MetricResult:
     """One arm on one metric, compared with control where it is not control itself.
 
-    `raw_mean`, of a metric with a cap, is the mean without it.
+    `raw_mean`, of a metric with a cap, is the mean without it; `since`, of one that joined later, says when.
     """
 
     n: int
@@ -208,6 +208,7 @@ class MetricResult:
     p_value_corrected: float | None = None
     guardrail: GuardrailResult | None = None
     adjusted: AdjustedResult | None = None
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,3 +276,4 @@ class HistoryEntry:
     reason: str | None
     arm: str | None
     evidence: Mapping[str, Any] | None = None
+    metric: str | None = None

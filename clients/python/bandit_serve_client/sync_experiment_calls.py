@@ -120,6 +120,12 @@ class SyncExperimentCalls:
         """Adds an arm: an object as in a description, with a `ramp` if it has one."""
         return self._send(calls.add_arm(experiment, arm, if_match))
 
+    def add_metric(
+        self, experiment: str, metric: Mapping[str, Any], *, if_match: str | None = None
+    ) -> Experiment:
+        """Adds a metric: an object as in a description. SyncDecisions from then on are analysed on it."""
+        return self._send(calls.add_metric(experiment, metric, if_match))
+
     def remove_arm(
         self, experiment: str, arm: str, *, reason: str | None = None, if_match: str | None = None
     ) -> Experiment:
