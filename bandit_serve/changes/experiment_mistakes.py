@@ -44,6 +44,8 @@ _CAUSES = [
     (r"context", rf"policy\.kind|context.*|{_ARMS}|arms\[\d+\]\.features.*"),
     (r"(context\[\d+\])(\.\w+)?", r"{}\..*"),
     (r"context\[\d+\]\.interactions.*", r"context\[\d+\](\.name)?"),
+    (r"dimensions\[\d+\]", r"context(\[\d+\](\.(name|kind|values|buckets))?)?"),
+    (r"dimensions", rf"context.*|{_ARMS}|metrics(\[\d+\])?|dimensions.*"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
     (r"policy\.kind", rf"{_METRICS}|unit"),
     (r"policy\.(min_share|max_share)", r"arms|policy\.(min_share|max_share)"),

@@ -11,6 +11,7 @@ from bandit_serve.base.documents import document_fault
 from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
 from bandit_serve.errors import FieldError, InvalidInput, NotBuilt
+from bandit_serve.experiments.dimensions import dimension_errors
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
@@ -35,7 +36,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
     errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
     errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
-    errors += context_errors(experiment.context)
+    errors += [*context_errors(experiment.context), *_dimension_errors(experiment)]
     if not known_arms:
         errors += _long_values(experiment.context)
     if errors:
@@ -47,6 +48,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         control=experiment.control or experiment.arms[0].name,
         attribution=msgspec.structs.replace(experiment.attribution, missing=experiment.missing),
         stopping=experiment.stopping.written(),
+        dimensions=experiment.dimensions or UNSET,
     )
 
 
@@ -171,6 +173,11 @@ def _attribution_errors(experiment: Experiment) -> list[FieldError]:
     if not MIN_WINDOW_MS <= experiment.attribution.window_ms <= MAX_WINDOW_MS:
         return [FieldError("attribution.window", 'expected a duration from "10ms" to "90d"')]
     return []
+
+
+def _dimension_errors(experiment: Experiment) -> list[FieldError]:
+    n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
+    return dimension_errors(experiment.context, experiment.dimensions or (), n_metrics, n_arms)
 
 
 def _policy_errors(experiment: Experiment) -> list[FieldError]:

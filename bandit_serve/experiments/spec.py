@@ -6,10 +6,11 @@ import math
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
+from bandit_serve.experiments.dimensions import MAX_DIMENSIONS, Dimension, dimensions_of
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.stopping import Stopping
@@ -65,6 +66,11 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
+    """Experiment as it is configured. `dimensions` names context fields by which results are split, fixed with the start.
+
+    No dimensions are not written: so builds without the field can read logs of experiments that do not use it.
+    """
+
     id: Name
     arms: Annotated[tuple[Arm, ...], Meta(min_length=1, max_length=MAX_ARMS)]
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1, max_length=MAX_METRICS)]
@@ -74,6 +80,12 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     attribution: Attribution = Attribution()
     context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
+    dimensions: Annotated[tuple[Name, ...], Meta(max_length=MAX_DIMENSIONS)] | UnsetType = UNSET
+
+    @property
+    def declared(self) -> tuple[Dimension, ...]:
+        """Dimensions that were declared."""
+        return dimensions_of(self.context, self.dimensions or ())
 
     @property
     def arm_names(self) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ CONTEXT_FREE: Document = {
         {"name": "device", "kind": "categorical", "values": ["ios", "web"], "interactions": ["hour"]},
     ],
     "stopping": {"min_samples": 10, "alpha": 0.05, "expected_samples": 1000},
+    "dimensions": ["device"],
 }
 CONTEXTUAL = CONTEXT_FREE | {
     "arms": [arm | {"features": [1.0, 2.0]} for arm in CONTEXT_FREE["arms"]],
@@ -103,6 +104,7 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "context[0].std": put("context", 0, "std", value=0),
     "context[1].interactions[0]": put("context", 1, "interactions", 0, value="nothing"),
     "context[1].values": put("context", 1, "values", value=["ios", "ios"]),
+    "dimensions[0]": put("dimensions", 0, value="hour"),
     "stopping.alpha": put("stopping", "alpha", value=5),
     "stopping.min_samples": put("stopping", "min_samples", value="many"),
     "stopping.expected_samples": put("stopping", "expected_samples", value=3),

@@ -75,6 +75,7 @@ WHOLE: dict[str, Any] = {
         {"name": "city", "kind": "categorical", "buckets": 4},
     ],
     "stopping": {"min_samples": 100, "alpha": 0.1, "expected_samples": 80_000},
+    "dimensions": ["device"],
 }
 
 

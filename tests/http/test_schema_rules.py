@@ -78,6 +78,7 @@ BEYOND = {
         r'expected a duration from "10ms" to "90d"',
         r"expected another field, once",
         r"control: (did you mean \w+\? )?expected one of",
+        r"expected a categorical context field with values",
         r"the name '.*' is taken",
         r"id: expected '.*', as in the path",
         r"There is no model",

@@ -81,7 +81,18 @@ def _is_default(stands: Any) -> bool:
 
 
 def _as_document(standing: Experiment) -> dict[str, Any]:
-    names = ("id", "arms", "metrics", "control", "unit", "policy", "attribution", "context", "stopping")
+    names = (
+        "id",
+        "arms",
+        "metrics",
+        "control",
+        "unit",
+        "policy",
+        "attribution",
+        "context",
+        "stopping",
+        "dimensions",
+    )
     return {name: _plain(getattr(standing, name)) for name in names}
 
 

@@ -106,6 +106,7 @@ class Experiment:
     attribution: Attribution = Attribution()
     context: tuple[ContextField, ...] = ()
     stopping: Stopping = Stopping()
+    dimensions: tuple[str, ...] = ()
     set_aside: SetAside | None = None
     etag: str | None = None
 
