@@ -24,8 +24,8 @@ SegmentKind = Literal["value", "rest", "unknown"]
 
 
 class Segment(NamedTuple):
-    """Part of an experiment's decisions. `value` is that of the field, None for the `rest` of its values and for what is
-    `unknown`: a value that is missing, or that the schema does not know.
+    """Part of an experiment's decisions. `value` is that of the field, None for the `rest` of its values and for what
+    is `unknown`: a value that is missing, or that the schema does not know.
     """
 
     value: str | None

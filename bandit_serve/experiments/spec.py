@@ -66,9 +66,9 @@ class Attribution(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
-    """Experiment as it is configured. `dimensions` names context fields by which results are split, fixed with the start.
+    """Experiment as it is configured. `dimensions` names context fields by whose values results are split.
 
-    No dimensions are not written: so builds without the field can read logs of experiments that do not use it.
+    Without any the field is not written: so builds without it can read logs of experiments that do not use it.
     """
 
     id: Name
