@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.base.clock import rfc3339
+from bandit_serve.errors import Conflict
 from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricResult, MetricTable
 from bandit_serve.results.reason import reason_of
+from bandit_serve.results.segment_report import SegmentReport, segment_report
 from bandit_serve.results.sequence import p_value
 
 
@@ -42,12 +44,15 @@ class Report(Struct, frozen=True):
     crossovers: int
     winner: str | None
     reason: str
+    segments: SegmentReport | UnsetType = UNSET
 
 
-def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
+def report(
+    fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int, *, by: str | None = None
+) -> Report:
     """Report at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given.
 
-    Where the log has a later record than `record`, that is what is reported on: it may have more arms.
+    `by` names a dimension of the fold, by whose segments the report is, too. Where the log has a later record than `record`, that is what is reported on: it may have more arms.
     """
     fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
     experiment = record.experiment
@@ -77,6 +82,17 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         crossovers=fold.crossovers,
         winner=winner,
         reason=reason_of(record, objective, fold.pending, fold.one_in, srm.verdict, winner),
+        segments=UNSET if by is None else _segments(fold, record, by),
+    )
+
+
+def _segments(fold: ResultsFold, record: Record, by: str) -> SegmentReport:
+    segmented = fold.segmented
+    names = [] if segmented is None else [dimension.name for dimension in segmented.dimensions]
+    if segmented is None or by not in names:
+        raise Conflict("The draft's dimensions have changed meanwhile; ask again.")
+    return segment_report(
+        segmented, record, names.index(by), declared=by in (record.experiment.dimensions or ())
     )
 
 

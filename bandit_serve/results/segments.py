@@ -27,8 +27,8 @@ PARTS = ("segments", "segment_sums", "segment_epochs")
 class SegmentedSums:
     """Sums by segment of each of `dimensions`.
 
-    Segments are numbered through all dimensions; segment s has the rows s M … s M + M - 1 of `sums` and of the
-    evidence, one for each of M metrics. Scores are made around running means there, whatever the policy.
+    Segments are numbered through all dimensions; segment s of metric m has the row m S + s of `sums` and of the
+    evidence, S segments in all. Scores are made around running means there, whatever the policy.
 
     Evidence are logarithms of the largest e-values so far against no difference, as in `Evidence`: `fixed` and `moving`
     float64 (rows, K), `next_look` int64 (rows,), `peers` int64 (K,). Its sequences are tuned for the level that is
@@ -46,7 +46,8 @@ class SegmentedSums:
     ) -> None:
         self.dimensions = tuple(dimensions)
         self._n_metrics = n_metrics
-        n_rows = n_metrics * sum(len(each.segments) for each in self.dimensions)
+        self._n_segments = sum(len(each.segments) for each in self.dimensions)
+        n_rows = n_metrics * self._n_segments
         self.sums = Accumulators(n_rows, n_arms, control, contextual=contextual)
         self.fixed, self.moving = np.zeros((2, n_rows, n_arms))
         self.next_look = np.ones(n_rows, np.int64)
@@ -55,7 +56,7 @@ class SegmentedSums:
     def rows(self, dimension: int, metric: int) -> NDArray[np.int64]:
         """Rows of a metric, int64 (S,), in the order of the dimension's segments."""
         first = sum(len(each.segments) for each in self.dimensions[:dimension])
-        return (first + np.arange(len(self.dimensions[dimension].segments))) * self._n_metrics + metric
+        return metric * self._n_segments + first + np.arange(len(self.dimensions[dimension].segments))
 
     def grow(self, n_arms: int) -> None:
         """Makes room for arms that have come."""

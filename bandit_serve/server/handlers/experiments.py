@@ -14,7 +14,6 @@ from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
-from bandit_serve.results import report
 from bandit_serve.server.page import page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Body, actor, answer, answer_in_turns, revision
@@ -80,10 +79,8 @@ class ExperimentHandlers:
         service = self._service
         decider = service.decisions.decider(live.experiment.id)
         shares = dict(zip(decider.arm_names, decider.shares.tolist(), strict=True))
-        record, as_of_ms = live.record, await service.node.store.time_ms()
-        results = await service.node.results.up_to_now(
-            live, lambda fold: report(fold, record, shares, as_of_ms)
-        )
+        as_of_ms, by = await service.node.store.time_ms(), request.query.get("by")
+        results = await service.node.segmented_results.report(live, shares, as_of_ms, by)
         return answer(request, results)
 
     async def start(self, request: web.Request) -> web.Response:
