@@ -22,7 +22,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Quantity that rewards measure. `low` and `high` are its bounds, where its kind takes bounds.
 
     `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). The default is not
-    written: so builds without the field can read logs of experiments that do not use it.
+    written: so builds without the field can read logs of experiments that do not use it. `covariate` names a number
+    known before a decision, with which the metric's variance is reduced (CUPED).
     """
 
     name: Name
@@ -34,6 +35,7 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     source: (
         Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
     ) = UNSET
+    covariate: Name | UnsetType = UNSET
 
     @property
     def served(self) -> bool:

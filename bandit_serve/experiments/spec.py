@@ -100,6 +100,12 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         return next(metric for metric in self.metrics if metric.role == "objective")
 
     @property
+    def covariates(self) -> tuple[str, ...]:
+        """Names of the covariates of its metrics, each once, in the order of the metrics."""
+        named = (metric.covariate for metric in self.metrics)
+        return tuple(dict.fromkeys(name for name in named if name is not UNSET))
+
+    @property
     def missing(self) -> Missing:
         return self.attribution.missing or "ignore"
 

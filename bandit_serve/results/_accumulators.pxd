@@ -4,12 +4,15 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from bandit_serve.results._beginnings cimport Beginnings
+from bandit_serve.results._follower cimport Analysed
 from outcome cimport outcome_t
 
 
 cdef class Accumulators:
     cdef readonly Py_ssize_t n_metrics, n_arms, control
     cdef public Beginnings beginnings   # or None: of what is analysed no value is kept
+    cdef public tuple followers         # of `Follower`
+    cdef public Py_ssize_t note_width
     cdef bint former           # restored from a state of a build that kept no squares
     cdef public bint contextual
     cdef double plain_weight
@@ -38,14 +41,13 @@ cdef class Accumulators:
     cdef int meet(self, Py_ssize_t m, int64_t time_ms) except -1
     cdef double centre_at(self, Py_ssize_t m, Py_ssize_t k, Py_ssize_t epoch) noexcept nogil
     cdef void expect(self, Py_ssize_t m, const double *e, const float *x, Py_ssize_t epoch) noexcept nogil
-    cdef int analyse_dated(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                           uint64_t who, uint64_t number, int64_t time_ms) except -1
+    cdef int take_in(self, const Analysed *one) except -1
+    cdef int revalue(self, const Analysed *one, double old, double old_companion=*) except -1
+    cdef int take_back(self, const Analysed *one) except -1
     cdef void enter(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
                     uint64_t who, uint64_t number, const float *x, Py_ssize_t epoch) noexcept nogil
     cdef void mark_peak(self, Py_ssize_t m, Py_ssize_t arm, double value, double score, uint64_t who,
                         uint64_t number) noexcept nogil
-    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                      uint64_t who, uint64_t number, const float *x) noexcept nogil
     cdef void update(self, Py_ssize_t m, Py_ssize_t arm, const double *e, Py_ssize_t all_of, double propensity,
                      double old, double new, bint plain, uint64_t who, uint64_t number, bint dated,
                      int64_t time_ms) noexcept nogil

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 from bandit_serve.results._beginnings import Beginnings
+from bandit_serve.results._follower import Follower
 from bandit_serve.results.room import State
 
 @disjoint_base
@@ -19,6 +20,8 @@ class Accumulators:
     @property
     def control(self) -> int: ...
     beginnings: Beginnings | None
+    followers: tuple[Follower, ...]
+    note_width: int
     contextual: bool
     @property
     def n_features(self) -> int: ...

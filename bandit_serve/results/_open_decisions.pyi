@@ -38,12 +38,21 @@ class OpenDecisions:
         units: NDArray[np.uint64],
         unfloored: bool,
         x: NDArray[np.float32] | None = None,
+        notes: NDArray[np.float32] | None = None,
     ) -> None: ...
     def reward(
-        self, rows: NDArray[np.void], unfloored: NDArray[np.uint8], x: NDArray[np.float32] | None = None
+        self,
+        rows: NDArray[np.void],
+        unfloored: NDArray[np.uint8],
+        x: NDArray[np.float32] | None = None,
+        notes: NDArray[np.float32] | None = None,
     ) -> None: ...
     def revise(
-        self, rows: NDArray[np.void], unfloored: NDArray[np.uint8], x: NDArray[np.float32] | None = None
+        self,
+        rows: NDArray[np.void],
+        unfloored: NDArray[np.uint8],
+        x: NDArray[np.float32] | None = None,
+        notes: NDArray[np.float32] | None = None,
     ) -> None: ...
     def close(self, before_ms: int) -> None: ...
     def vectors(self) -> NDArray[np.int32]: ...

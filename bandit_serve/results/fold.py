@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -23,12 +23,14 @@ from bandit_serve.results import columns
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
 from bandit_serve.results._open_decisions import OpenDecisions
+from bandit_serve.results._pairs import Pairs
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
+from bandit_serve.results.notes import Notes
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -63,17 +65,18 @@ CODEC = Codec(ResultsState, RESULTS, version=3, layout=Layout.DEFLATED)
 class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
-    `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are
-    made from, `pending` and `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions,
-    0 without context. `offset` is that of the last entry, `now_ms` the latest
-    time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
+    from, `pairs` those of metrics with a companion, `pending` and `crossovers` as in the contract. `n_features` is d of
+    the vectors x that go with decisions, 0 without context and covariates. `offset` is that of the last entry, `now_ms`
+    the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
     """
 
     def __init__(self, record: Record) -> None:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
-        self.n_features = n_features_of(experiment.context) if experiment.context else 0
+        self._notes = Notes(experiment)
+        self.n_features = self._notes.n_logged
         self._shape = Shape(experiment, None)
         self.offset = START
         self.now_ms = _BEFORE_ALL_MS
@@ -83,6 +86,8 @@ class ResultsFold:
             n_metrics, n_arms, experiment.control_arm, contextual=_contextual(experiment.policy)
         )
         self.sums.know_features(_n_features(experiment, self.sums))
+        self.sums.note_width = self._notes.width
+        self.pairs = _pairs(experiment, self.sums)
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
@@ -159,7 +164,8 @@ class ResultsFold:
         experiment = self.record.experiment
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
-        x = columns.features(event.x, len(rows.arms), self.sums.n_features)
+        logged = self._logged(event.x, len(rows.arms))
+        x, notes = self._features(logged), self._notes.of(len(rows.arms), logged)
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -177,14 +183,14 @@ class ResultsFold:
                 rows.units,
                 unfloored,
                 x,
+                notes,
             )
         seen_ms = max(time_ms, self.now_ms)
         self._count(self._early.exposed(event.incarnation, event.first + len(rows.arms), seen_ms))
 
     def _reward(self, time_ms: int, event: Rewarded | Revised, revised: bool) -> None:
         self._shape.check(event)
-        n_features = self.sums.n_features
-        x = columns.features(event.x, len(event.rows), n_features)
+        x = self._logged(event.x, len(event.rows))
         rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
         if self.record.experiment.missing == "ignore":
             rewards = self._early.keep(rewards, time_ms)
@@ -194,7 +200,21 @@ class ResultsFold:
         for rewards in several:
             if len(rewards.rows):
                 take = self._decisions.revise if rewards.revised else self._decisions.reward
-                take(rewards.rows, self._floors.of(rewards.rows["revision"]), rewards.x)
+                notes = self._notes.of(len(rewards.rows), rewards.x)
+                take(
+                    rewards.rows, self._floors.of(rewards.rows["revision"]), self._features(rewards.x), notes
+                )
+
+    def _logged(self, x: bytes | columns.Features | None, n: int) -> columns.Features | None:
+        """What the log has of n decisions, float32 (n, d), where any of it is analysed."""
+        needed = self.sums.n_features or self._notes.width
+        return columns.features(x, n, self._notes.n_logged) if needed else None
+
+    def _features(self, logged: columns.Features | None) -> columns.Features | None:
+        """Features for the model of outcomes; None where they are not known, or there is none."""
+        if logged is None or self.sums.n_features == 0:
+            return None
+        return np.ascontiguousarray(logged[:, : self.sums.n_features])
 
     def complete(self) -> ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
@@ -261,6 +281,17 @@ class ResultsFold:
             "shares": shares,
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
+            **self._pairs_columns(),
+        }
+
+    def _pairs_columns(self) -> StateColumns:
+        if self.pairs is None:
+            return {}
+        companions = self.pairs.companions
+        return {
+            "pairs": self.pairs.state(),
+            "companions": companions.state(),
+            "companion_epochs": companions.epochs_state(),
         }
 
     @classmethod
@@ -305,6 +336,11 @@ class ResultsFold:
             # A former build counted values without keeping them.
             fold._beginnings.close()
         fold.sums.beginnings = fold._beginnings
+        fold.sums.note_width = fold._notes.width
+        if fold.pairs is not None:
+            companions = Accumulators.from_state(state["companions"], experiment.control_arm)
+            companions.restore_epochs(state["companion_epochs"])
+            fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
         fold.evidence = Evidence.from_state(state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
@@ -325,6 +361,8 @@ FIXED: dict[str, frozenset[str] | None] = {
     "sums": None,
     "beginnings": frozenset({"closed", "counts"}),
     "evidence": None,
+    "pairs": None,
+    "companions": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -384,6 +422,25 @@ def _first_shares(experiment: Experiment) -> Floats:
     shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
     shares /= shares.sum()
     return shares
+
+
+def _pairs(
+    experiment: Experiment,
+    sums: Accumulators,
+    companions: Accumulators | None = None,
+    state: dict[str, NDArray[Any]] | None = None,
+) -> Pairs | None:
+    """Sums of the metrics that have a companion, which follow `sums` from now on; None without such a metric."""
+    columns = {
+        index: experiment.covariates.index(metric.covariate)
+        for index, metric in enumerate(experiment.metrics)
+        if metric.covariate is not UNSET
+    }
+    if not columns:
+        return None
+    pairs = Pairs(sums, list(columns), list(columns.values()), companions, state)
+    sums.followers = (pairs,)
+    return pairs
 
 
 def _beginnings(experiment: Experiment) -> Beginnings:

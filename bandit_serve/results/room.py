@@ -28,3 +28,11 @@ def widened(column: ArrayLike, n_arms: int) -> NDArray[Any]:
 def first_rows(column: ArrayLike, rows: int) -> NDArray[Any]:
     """Copy of the rows that are held."""
     return np.asarray(column)[:rows].copy()
+
+
+def notes_of(state: State, name: str, rows: int, width: int) -> NDArray[np.float32]:
+    """Notes in a state, float32 (rows, width); `ValueError` for anything else."""
+    notes = state[name]
+    if notes.dtype != np.float32 or notes.shape != (rows, width) or not np.isfinite(notes).all():
+        raise ValueError("the snapshot does not hold the notes that it counts")
+    return notes

@@ -15,6 +15,8 @@ from place cimport place_of
 from propensity cimport MIN_SHARE, SAME_SHARE
 from symmetric cimport symmetric_start
 
+from bandit_serve.results._follower cimport Analysed, Follower
+
 from bandit_serve.results.former_sums import with_dates, with_residuals, with_squares
 from bandit_serve.results.room import widened
 
@@ -70,6 +72,9 @@ cdef class Accumulators:
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
     all, that of even shares of the arms at first.
+
+    `followers` are told of all that is taken in, changed and taken back (`follower.pyx`). `note_width` is w of the notes
+    that go with decisions and units: columns before their features, for the followers.
     """
 
     COUNTS = ("n", "eligible", "pair_eligible")
@@ -112,6 +117,8 @@ cdef class Accumulators:
         self.first_who_, self.first_number_ = state["first_who"].copy(), state["first_number"].copy()
         self.plain_weight = state["plain_weight"][0]
         self.contextual = state["contextual"][0]
+        if self.followers is None:
+            self.followers = ()
         self.make_model(0)
         self.n_epochs_ = np.zeros(self.n_metrics, np.int64)
         self.epoch_ms_ = np.zeros((self.n_metrics, 0), np.int64)
@@ -307,6 +314,8 @@ cdef class Accumulators:
                 mine.reshape(self.n_metrics, n_arms, *its.shape[1:])[:, :n_before] = its.reshape(shape)
         if self.beginnings is not None:
             self.beginnings.grow(n_arms)
+        for follower in self.followers:
+            follower.grow(n_arms)
 
     cdef double centre(self, Py_ssize_t m, Py_ssize_t k) noexcept nogil:
         """Shifted value that arm k is thought to bring: its mean with one observation of the pooled mean added."""
@@ -330,18 +339,36 @@ cdef class Accumulators:
             if e[k] > 0.0:
                 self.expected[k] = outcome_predict(&self.model, m, k, self.expected[k])
 
-    cdef int analyse_dated(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                           uint64_t who, uint64_t number, int64_t time_ms) except -1:
-        """Enters one as `analyse` does, whose value may change; `time_ms` is that of its decision."""
-        self.meet(m, time_ms)
-        self.enter(m, arm, e, y, unfloored, plain, who, number, NULL, self.epoch_of(m, True, time_ms))
-        self.dated_[m] += 1
+    cdef int take_in(self, const Analysed *one) except -1:
+        """Enters one decision or unit; a `dated` one around the centres of its time."""
+        cdef Py_ssize_t epoch = NOW
+        cdef Follower follower
+        if one.dated:
+            self.meet(one.metric, one.time_ms)
+            epoch = self.epoch_of(one.metric, True, one.time_ms)
+        self.enter(one.metric, one.arm, one.e, one.value, one.unfloored, one.plain, one.who, one.number, one.x, epoch)
+        self.dated_[one.metric] += one.dated
+        for follower in self.followers:
+            follower.enter(one)
         return 0
 
-    cdef void analyse(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
-                      uint64_t who, uint64_t number, const float *x) noexcept nogil:
-        """Enters one decision or unit whose value stays, with features `x`, finite numbers, or NULL."""
-        self.enter(m, arm, e, y, unfloored, plain, who, number, x, NOW)
+    cdef int revalue(self, const Analysed *one, double old, double old_companion=0.0) except -1:
+        """One that has been analysed with the value `old` (a ratio: and `old_companion`) has those of `one` now."""
+        cdef Follower follower
+        for follower in self.followers:
+            follower.update(one, old, old_companion)
+        self.update(one.metric, one.arm, one.e, one.all_of, one.propensity, old, one.value, one.plain, one.who,
+                    one.number, one.dated, one.time_ms)
+        return 0
+
+    cdef int take_back(self, const Analysed *one) except -1:
+        """Takes back one that has been analysed, with the value that it had in the end."""
+        cdef Follower follower
+        self.withdraw(one.metric, one.arm, one.e, one.value, one.unfloored, one.plain, one.who, one.number, one.dated,
+                      one.time_ms)
+        for follower in self.followers:
+            follower.withdraw(one)
+        return 0
 
     cdef void enter(self, Py_ssize_t m, Py_ssize_t arm, const double *e, double y, bint unfloored, bint plain,
                     uint64_t who, uint64_t number, const float *x, Py_ssize_t epoch) noexcept nogil:

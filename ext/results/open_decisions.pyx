@@ -8,6 +8,7 @@ from libc.string cimport memmove
 import numpy as np
 
 from bandit_serve.results._accumulators cimport Accumulators
+from bandit_serve.results._follower cimport Analysed
 from bandit_serve.results._share_history cimport COUNTER_BITS, LEFT_OUT, ShareHistory, Timeline
 from marks cimport DONE, GONE, PLAIN, SEEN, UNFLOORED
 from reward cimport Reward, Revision
@@ -15,7 +16,7 @@ from room cimport MIN_ROOM, room_for
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push, heap_replace_top
 from u64map cimport U64Map, map_find, map_free, map_make, map_put, map_remove
 
-from bandit_serve.results.room import first_rows, longer
+from bandit_serve.results.room import first_rows, longer, notes_of
 
 cdef enum:
     ORPHANS_PART = 16       # of as many vectors as there may be, the part for what was analysed without its exposure
@@ -36,7 +37,8 @@ cdef class OpenDecisions:
     decision without one is not analysed for the others; a late reward is then the decision's first value.
 
     Features are kept as they came, too, of an exposure, or of a reward while its exposure has not come, in at most
-    `most_x` bytes (0: any number): what comes when that is full is analysed without.
+    `most_x` bytes (0: any number): what comes when that is full is analysed without. Notes are kept of each, 4 bytes a
+    column.
     """
 
     cdef Accumulators sums
@@ -54,6 +56,7 @@ cdef class OpenDecisions:
 
     cdef uint16_t[::1] arms
     cdef uint32_t[::1] ages_ms
+    cdef float[:, ::1] notes            # (n, w)
     cdef Py_ssize_t n_rows
 
     cdef int32_t[::1] block_slot
@@ -71,6 +74,7 @@ cdef class OpenDecisions:
     cdef uint32_t[::1] held_metrics     # bit m: a value for metric m has come
     cdef uint8_t[::1] held_flags
     cdef double[:, ::1] held_values
+    cdef float[:, ::1] held_notes       # (n, w)
     cdef int32_t[::1] held_vector       # once DONE: what it was analysed with, -1 where that is not kept
     cdef Py_ssize_t n_held, n_gone, n_kept
     cdef U64Map held
@@ -94,6 +98,7 @@ cdef class OpenDecisions:
         self.closed_ms = -(<int64_t> 1 << 62)
         self.arms = np.zeros(MIN_ROOM, np.uint16)
         self.ages_ms = np.zeros(MIN_ROOM, np.uint32)
+        self.notes, self.held_notes = np.zeros((2, MIN_ROOM, sums.note_width), np.float32)
         self.block_slot = np.zeros(MIN_ROOM, np.int32)
         self.block_first = np.zeros(MIN_ROOM, np.uint64)
         self.block_ms, self.block_start, self.block_size, self.block_cursor = np.zeros((4, MIN_ROOM), np.int64)
@@ -123,16 +128,17 @@ cdef class OpenDecisions:
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
                const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
-               x=None):
+               x=None, const float[:, ::1] notes=None):
         """Opens rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`.
 
-        `x` float32 (n, d): the features of all its decisions, where they are known.
+        `x` float32 (n, d): the features of all its decisions, where they are known; `notes` float32 (n, w).
         """
         cdef Py_ssize_t slot = self.shares.slot(incarnation), start = low, i
         for i in range(low + 1, high + 1):
             if i == high or ages_ms[i] < ages_ms[i - 1]:
                 kept = x[start:i].copy() if x is not None and self.has_room(i - start, x.shape[1]) else None
-                self.open_block(slot, first + start, ms, arms[start:i], ages_ms[start:i], unfloored, kept)
+                noted = None if notes is None else notes[start:i]
+                self.open_block(slot, first + start, ms, arms[start:i], ages_ms[start:i], unfloored, kept, noted)
                 start = i
 
     cdef bint has_room(self, Py_ssize_t n, Py_ssize_t width) noexcept:
@@ -151,7 +157,7 @@ cdef class OpenDecisions:
         return 0
 
     cdef int open_block(self, Py_ssize_t slot, uint64_t first, int64_t ms, const uint16_t[::1] arms,
-                        const uint32_t[::1] ages_ms, bint unfloored, x) except -1:
+                        const uint32_t[::1] ages_ms, bint unfloored, x, const float[:, ::1] notes) except -1:
         cdef Py_ssize_t n = arms.shape[0], at, b, i
         cdef int32_t held
         if self.n_rows + n > self.arms.shape[0] or self.n_blocks == self.block_ms.shape[0]:
@@ -159,6 +165,9 @@ cdef class OpenDecisions:
         at, b = self.n_rows, self.n_blocks
         self.arms[at:at + n] = arms
         self.ages_ms[at:at + n] = ages_ms
+        self.notes[at:at + n, :] = 0.0
+        if notes is not None:
+            self.notes[at:at + n, :] = notes
         self.block_slot[b] = <int32_t> slot
         self.block_first[b] = first
         self.block_ms[b] = ms
@@ -188,28 +197,33 @@ cdef class OpenDecisions:
                 self.pending_orphans -= 1
         return 0
 
-    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
-        """`x` float32 (n, d): the features of the rows' decisions, where they are known."""
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None, const float[:, ::1] notes=None):
+        """`x` float32 (n, d): the features of the rows' decisions, where they are known; `notes` float32 (n, w)."""
         cdef Py_ssize_t i
         for i in range(rows.shape[0]):
-            self.take(&rows[i], 0.0, rows[i].value, True, unfloored[i], x, i)
+            self.take(&rows[i], 0.0, rows[i].value, True, unfloored[i], x, self.noted(notes, i), i)
 
-    def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
+    def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None, const float[:, ::1] notes=None):
         """As `reward`, for values that are sums of events; one that is gone is 0."""
         cdef Py_ssize_t i
         cdef double former, value
         for i in range(rows.shape[0]):
             former = 0.0 if isnan(rows[i].former) else rows[i].former
             value = 0.0 if isnan(rows[i].reward.value) else rows[i].reward.value
-            self.take(&rows[i].reward, former, value, not isnan(rows[i].reward.value), unfloored[i], x, i)
+            self.take(&rows[i].reward, former, value, not isnan(rows[i].reward.value), unfloored[i], x,
+                      self.noted(notes, i), i)
+
+    cdef const float *noted(self, const float[:, ::1] notes, Py_ssize_t i) noexcept:
+        """Row i of `notes`; NULL where there are none."""
+        return NULL if self.sums.note_width == 0 or notes is None else &notes[i, 0]
 
     cdef int take(self, const Reward *row, double former, double value, bint there, bint unfloored, x,
-                  Py_ssize_t i) except -1:
+                  const float *note, Py_ssize_t i) except -1:
         """A decision whose value was `former`, 0 where it had none, has `value`; `there`: it is not one that is gone.
 
         Row i of `x` has its features, where they are known.
         """
-        cdef Py_ssize_t slot = self.shares.slot(row.incarnation)
+        cdef Py_ssize_t slot = self.shares.slot(row.incarnation), j
         cdef uint64_t key = self.key(slot, row.counter)
         cdef uint32_t metric = <uint32_t> 1 << row.metric
         cdef int32_t held = map_find(&self.held, key)
@@ -219,9 +233,11 @@ cdef class OpenDecisions:
             if seen and row.time_ms < self.closed_ms:
                 if not self.shares.left_out(slot, row.counter):
                     self.late(slot, row, row.metric, self.shares.shares_of(slot, row), former, value, unfloored,
-                              self.sums.contextual)
+                              self.sums.contextual, note)
                 return 0
             held = self.hold(key, row, seen, unfloored)
+            for j in range(self.sums.note_width if note != NULL else 0):
+                self.held_notes[held, j] = note[j]
             if x is not None and not seen and self.has_room(1, x.shape[1]):
                 self.held_x[held] = x[i].copy()
                 self.n_x += 1
@@ -232,26 +248,35 @@ cdef class OpenDecisions:
         self.held_values[held, row.metric] = value
         return 0
 
-    cdef void late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double former,
-                   double value, bint unfloored, bint plain) noexcept:
+    cdef int late(self, Py_ssize_t slot, const Reward *row, Py_ssize_t m, const double *shares, double former,
+                  double value, bint unfloored, bint plain, const float *note) except -1:
         """Changes what was analysed with `former`, 0 for no reward: it has another value now."""
-        cdef uint64_t who = self.shares.timelines[slot].incarnation
+        cdef Analysed one
+        self.fill(&one, self.shares.timelines[slot].incarnation, row.counter, m, row.arm, shares, value)
+        one.propensity, one.unfloored, one.plain, one.note = row.propensity, unfloored, plain, note
         if self.counts_missing[m]:
-            self.sums.update(m, row.arm, shares, 0, row.propensity, former, value, plain, who, row.counter,
-                             False, 0)
+            self.sums.revalue(&one, former)
         else:
-            self.sums.analyse(m, row.arm, shares, value, unfloored, plain, who, row.counter, NULL)
+            self.sums.take_in(&one)
+        return 0
 
-    cdef void late_orphan(self, Py_ssize_t slot, const Reward *row, int32_t held, double former, double value) noexcept:
+    cdef int late_orphan(self, Py_ssize_t slot, const Reward *row, int32_t held, double former,
+                         double value) except -1:
         """Changes what was analysed before its exposure came: it has another value on a metric."""
         cdef int32_t vector = self.held_vector[held]
         cdef bint unfloored = self.held_flags[held] & UNFLOORED != 0
+        cdef const float *note = self.noted(self.held_notes, held)
         if vector < 0:
-            self.late(slot, row, row.metric, self.shares.shares_of(slot, row), former, value, unfloored,
-                      self.sums.contextual)
-        else:
-            self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], former, value, unfloored,
-                      self.held_flags[held] & PLAIN != 0)
+            return self.late(slot, row, row.metric, self.shares.shares_of(slot, row), former, value, unfloored,
+                             self.sums.contextual, note)
+        return self.late(slot, row, row.metric, &self.shares.vectors[vector, 0], former, value, unfloored,
+                         self.held_flags[held] & PLAIN != 0, note)
+
+    cdef void fill(self, Analysed *one, uint64_t incarnation, uint64_t counter, Py_ssize_t m, Py_ssize_t arm,
+                   const double *shares, double value) noexcept:
+        one.metric, one.arm, one.e, one.all_of, one.propensity = m, arm, shares, 0, shares[arm]
+        one.value, one.companion, one.dated, one.who, one.number = value, 0.0, False, incarnation, counter
+        one.time_ms, one.x = 0, NULL
 
     cdef int32_t hold(self, uint64_t key, const Reward *row, bint seen, bint unfloored) except -1:
         cdef int32_t held
@@ -266,6 +291,7 @@ cdef class OpenDecisions:
         self.held_metrics[held] = 0
         self.held_flags[held] = (SEEN if seen else 0) | (UNFLOORED if unfloored else 0)
         self.held_values[held, :] = 0.0
+        self.held_notes[held, :] = 0.0
         self.held_vector[held] = -1
         map_put(&self.held, key, held)
         heap_push(&self.due_held, row.time_ms, held)
@@ -306,7 +332,7 @@ cdef class OpenDecisions:
         cdef Timeline *line = &self.shares.timelines[slot]
         cdef const double *shares
         cdef int32_t held
-        cdef double value
+        cdef Analysed one
         cdef const float[:, ::1] x = self.block_x[b]
         cdef bint known = x is not None
         while i < self.block_size[b]:
@@ -322,10 +348,11 @@ cdef class OpenDecisions:
                     for m in range(self.sums.n_metrics):
                         if not (self.counts_missing[m] or self.has_reward(held, m)):
                             continue
-                        value = self.held_values[held, m] if held >= 0 else 0.0
-                        self.sums.analyse(m, self.arms[at], shares, value, self.block_unfloored[b],
-                                          self.sums.contextual, line.incarnation, counter,
-                                          &x[i, 0] if known else NULL)
+                        self.fill(&one, line.incarnation, counter, m, self.arms[at], shares,
+                                  self.held_values[held, m] if held >= 0 else 0.0)
+                        one.unfloored, one.plain = self.block_unfloored[b], self.sums.contextual
+                        one.x, one.note = &x[i, 0] if known else NULL, self.noted(self.notes, at)
+                        self.sums.take_in(&one)
                 if held >= 0:
                     self.let_go(held)
                 self.pending_exposures -= 1
@@ -345,6 +372,7 @@ cdef class OpenDecisions:
         cdef Py_ssize_t slot = self.held_key[held] >> COUNTER_BITS, m
         cdef Reward row
         cdef const double *shares
+        cdef Analysed one
         cdef const float[::1] x = self.held_x.get(held)
         if self.held_flags[held] & DONE:
             self.unseen -= self.held_flags[held] & SEEN == 0
@@ -359,15 +387,18 @@ cdef class OpenDecisions:
             for m in range(self.sums.n_metrics):
                 if self.has_reward(held, m) and not self.shares.left_out(slot, row.counter):
                     self.late(slot, &row, m, shares, 0.0, self.held_values[held, m],
-                              self.held_flags[held] & UNFLOORED != 0, self.sums.contextual)
+                              self.held_flags[held] & UNFLOORED != 0, self.sums.contextual,
+                              self.noted(self.held_notes, held))
             self.let_go(held)
             return 0
         for m in range(self.sums.n_metrics):
             if not (self.counts_missing[m] or self.has_reward(held, m)):
                 continue
-            self.sums.analyse(m, row.arm, shares, self.held_values[held, m], self.held_flags[held] & UNFLOORED != 0,
-                              self.sums.contextual, self.shares.timelines[slot].incarnation, row.counter,
-                              &x[0] if x is not None else NULL)
+            self.fill(&one, self.shares.timelines[slot].incarnation, row.counter, m, row.arm, shares,
+                      self.held_values[held, m])
+            one.unfloored, one.plain = self.held_flags[held] & UNFLOORED != 0, self.sums.contextual
+            one.x, one.note = &x[0] if x is not None else NULL, self.noted(self.held_notes, held)
+            self.sums.take_in(&one)
         self.forget_held_x(held)
         if self.n_kept < self.shares.most // ORPHANS_PART:
             self.held_vector[held] = self.shares.keep_shares_of(slot, &row)
@@ -419,6 +450,8 @@ cdef class OpenDecisions:
                 continue
             memmove(&self.arms[rows], &self.arms[start], left * sizeof(uint16_t))
             memmove(&self.ages_ms[rows], &self.ages_ms[start], left * sizeof(uint32_t))
+            if self.sums.note_width:
+                memmove(&self.notes[rows, 0], &self.notes[start, 0], left * self.sums.note_width * sizeof(float))
             self.block_slot[blocks] = self.block_slot[b]
             self.block_first[blocks] = self.block_first[b] + <uint64_t> self.block_cursor[b]
             self.block_ms[blocks] = self.block_ms[b]
@@ -434,6 +467,7 @@ cdef class OpenDecisions:
         if room > self.arms.shape[0]:
             self.arms = longer(self.arms, room)
             self.ages_ms = longer(self.ages_ms, room)
+            self.notes = longer(self.notes, room)
         room = room_for(blocks + 1)
         if room > self.block_ms.shape[0]:
             self.block_slot = longer(self.block_slot, room)
@@ -460,6 +494,7 @@ cdef class OpenDecisions:
             self.held_metrics[kept] = self.held_metrics[held]
             self.held_flags[kept] = self.held_flags[held]
             self.held_values[kept, :] = self.held_values[held, :]
+            self.held_notes[kept, :] = self.held_notes[held, :]
             self.held_vector[kept] = self.held_vector[held]
             if held in self.held_x:
                 kept_x[kept] = self.held_x[held]
@@ -480,6 +515,7 @@ cdef class OpenDecisions:
         self.held_metrics = longer(self.held_metrics, room)
         self.held_flags = longer(self.held_flags, room)
         self.held_values = longer(self.held_values, room)
+        self.held_notes = longer(self.held_notes, room)
         self.held_vector = longer(self.held_vector, room)
         return 0
 
@@ -520,6 +556,8 @@ cdef class OpenDecisions:
             "held_flags": first_rows(self.held_flags, held),
             "held_values": first_rows(self.held_values, held),
             "held_vector": vectors,
+            **({"notes": first_rows(self.notes, rows), "held_notes": first_rows(self.held_notes, held)}
+               if self.sums.note_width else {}),
         }
 
     @staticmethod
@@ -531,6 +569,7 @@ cdef class OpenDecisions:
         cdef const uint16_t[::1] arms = state["arms"]
         cdef const uint32_t[::1] ages_ms = state["ages_ms"]
         features, block_has_x, held_has_x = features_of(state, sums.n_features)
+        notes = notes_of(state, "notes", len(arms), sums.note_width) if sums.note_width else None
         for b in range(len(state["block_ms"])):
             end = start + state["block_size"][b]
             x = None
@@ -540,7 +579,7 @@ cdef class OpenDecisions:
             if shares.run_before(slot, state["block_first"][b]) < 0:
                 raise ValueError("the snapshot lacks the shares of open decisions")
             self.open_block(slot, state["block_first"][b], state["block_ms"][b], arms[start:end], ages_ms[start:end],
-                            state["block_unfloored"][b], x)
+                            state["block_unfloored"][b], x, None if notes is None else notes[start:end])
             start = end
         for i in np.flatnonzero(held_has_x):
             self.held_x[i], features = features[0].copy(), features[1:]
@@ -557,6 +596,8 @@ cdef class OpenDecisions:
         np.asarray(self.held_metrics)[: self.n_held] = state["held_metrics"]
         np.asarray(self.held_flags)[: self.n_held] = state["held_flags"]
         np.asarray(self.held_values)[: self.n_held] = state["held_values"]
+        if sums.note_width:
+            np.asarray(self.held_notes)[: self.n_held] = notes_of(state, "held_notes", self.n_held, sums.note_width)
         # Those of before there was such a thing do not say so.
         vectors = state["held_vector"] if "held_vector" in state else np.full(self.n_held, -1, np.int32)
         shares.check_references(vectors, -1)

@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 import numpy as np
 
 from bandit_serve.results._accumulators cimport Accumulators
+from bandit_serve.results._follower cimport Analysed
 from bandit_serve.results._share_history cimport ShareHistory, Timeline
 from expansion cimport expansion_add
 from marks cimport CROSSED, PLAIN, SEEN, UNFLOORED
@@ -16,7 +17,7 @@ from thinning cimport MAX_HALVINGS, is_taken
 from timeheap cimport TimeHeap, heap_free, heap_pop, heap_push
 from u64map cimport U64Map, map_find, map_free, map_make, map_put
 
-from bandit_serve.results.room import first_rows, longer
+from bandit_serve.results.room import first_rows, longer, notes_of
 
 cdef enum:
     UNIT_BYTES = 35         # of a unit's columns, without its values
@@ -39,8 +40,10 @@ cdef class Units:
     What came before stays, as rewards that are no sums of events do. A value is then the correctly rounded sum of its
     rewards: `rests` keeps what rounding took from it (`expansion.pxd`).
 
+    A unit's note is that of its first exposure, and of the reward that stands in for it.
+
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, `COUNTING_BYTES` and 17 bytes
-    a metric more), and its part of the share vectors. Once that is more than `most` (0: any number), only every second
+    a metric more), 4 bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only every second
     unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
     was not taken is not taken later either, as that is a hash of the unit. `one_in` says where that stands.
     """
@@ -65,6 +68,7 @@ cdef class Units:
     # NaN: no reward yet, of a metric that does not count what is missing. Once `counting`, with `takes_max`: how many
     # are 1.
     cdef double[:, ::1] values
+    cdef float[:, ::1] notes            # (n, w)
     cdef double[:, :, ::1] rests        # once `counting`: what is missing in values, larger one first
     cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
     cdef uint32_t[::1] dated            # likewise, bit m: entered for metric m with centres of its time
@@ -100,6 +104,7 @@ cdef class Units:
         self.arm = np.zeros(MIN_ROOM, np.uint16)
         self.flags = np.zeros(MIN_ROOM, np.uint8)
         self.values = np.zeros((MIN_ROOM, sums.n_metrics))
+        self.notes = np.zeros((MIN_ROOM, sums.note_width), np.float32)
         self.present = np.zeros((0, sums.n_metrics), np.uint8)
         self.dated = np.zeros(0, np.uint32)
         self.rests = np.zeros((0, sums.n_metrics, 2))
@@ -110,8 +115,11 @@ cdef class Units:
 
     def expose(self, uint64_t incarnation, uint64_t first, Py_ssize_t low, Py_ssize_t high, int64_t ms,
                const uint16_t[::1] arms, const uint32_t[::1] ages_ms, const uint64_t[::1] units, bint unfloored,
-               x=None):
-        """Rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`."""
+               x=None, const float[:, ::1] notes=None):
+        """Rows `low` … `high - 1` of an exposure that starts at counter `first` and time `ms`.
+
+        `notes` float32 (n, w): the notes of all its decisions.
+        """
         cdef Py_ssize_t slot = self.shares.slot(incarnation), run, i
         cdef Timeline *line = &self.shares.timelines[slot]
         cdef uint64_t counter = first + <uint64_t> low
@@ -129,6 +137,7 @@ cdef class Units:
                 self.shares.references[vector] += 1
                 row = self.enrol(units[i], ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]],
                                  unfloored)
+                self.note(row, notes, i)
                 self.flags[row] |= SEEN
                 continue
             self.cross(row, arms[i])
@@ -136,20 +145,22 @@ cdef class Units:
                 self.shares.references[vector] += 1
                 self.shares.drop(self.vector[row])
                 self.begin(row, ms + ages_ms[i], arms[i], vector, self.shares.vectors[vector, arms[i]], unfloored)
+                self.note(row, notes, i)
             self.flags[row] |= SEEN
 
-    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None):
+    def reward(self, const Reward[::1] rows, const uint8_t[::1] unfloored, x=None, const float[:, ::1] notes=None):
+        """`notes` float32 (n, w): those of the rows' decisions."""
         cdef Py_ssize_t i
         cdef int32_t row
         for i in range(rows.shape[0]):
-            row = self.row_of(&rows[i], unfloored[i])
+            row = self.row_of(&rows[i], unfloored[i], notes, i)
             if row < 0:
                 continue
             if self.counts_present():
                 self.present[row, rows[i].metric] = FOR_GOOD
             self.change(row, rows[i].metric, rows[i].value, 0.0)
 
-    def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None):
+    def revise(self, const Revision[::1] rows, const uint8_t[::1] unfloored, x=None, const float[:, ::1] notes=None):
         """As `reward`, for values that are sums of events. With `ignore` a unit leaves with the last that is gone."""
         cdef Py_ssize_t i, m
         cdef int32_t row
@@ -158,7 +169,7 @@ cdef class Units:
         self.begin_to_count()
         for i in range(rows.shape[0]):
             m, new, gone = rows[i].reward.metric, isnan(rows[i].former), isnan(rows[i].reward.value)
-            row = self.row_of(&rows[i].reward, unfloored[i])
+            row = self.row_of(&rows[i].reward, unfloored[i], notes, i)
             if row < 0:
                 continue
             if self.counts_present():
@@ -192,7 +203,13 @@ cdef class Units:
                     self.present[row, m] = FOR_GOOD
         return 0
 
-    cdef int32_t row_of(self, const Reward *reward, bint unfloored) except -2:
+    cdef int note(self, int32_t row, const float[:, ::1] notes, Py_ssize_t i) except -1:
+        """Gives a unit row i of `notes`."""
+        if self.sums.note_width and notes is not None:
+            self.notes[row, :] = notes[i, :]
+        return 0
+
+    cdef int32_t row_of(self, const Reward *reward, bint unfloored, const float[:, ::1] notes, Py_ssize_t i) except -2:
         """Row of a reward's unit, which it enrols if it is new; -1 if it is not analysed."""
         cdef int32_t row = map_find(&self.rows, reward.unit), vector
         if row >= 0:
@@ -201,11 +218,14 @@ cdef class Units:
         if not self.taken(reward.unit):
             return -1
         vector = self.shares.keep_shares_of(self.shares.slot(reward.incarnation), reward)
-        return self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored)
+        row = self.enrol(reward.unit, reward.time_ms, reward.arm, vector, reward.propensity, unfloored)
+        self.note(row, notes, i)
+        return row
 
     cdef int change(self, int32_t row, Py_ssize_t m, double reward, double former) except -1:
         """A unit has a reward in place of a former one, 0 where it had none."""
         cdef double old = self.value(row, m)
+        cdef Analysed one
         if isnan(self.values[row, m]):
             self.values[row, m] = reward - former
         elif self.counting:
@@ -216,9 +236,8 @@ cdef class Units:
         else:
             self.values[row, m] += reward
         if self.entered[row] >> m & 1:
-            self.sums.update(m, self.arm[row], self.shares_or_null(row), -self.vector[row], self.propensity[row],
-                             old, self.value(row, m), self.flags[row] & PLAIN != 0, self.unit[row], 0,
-                             self.is_dated(row, m), self.first_ms[row])
+            self.fill(&one, row, m)
+            self.sums.revalue(&one, old)
         elif not self.zero or (self.entered[row] and not self.counts_missing[m]):
             self.enter(row, m)
         return 0
@@ -227,15 +246,16 @@ cdef class Units:
         """Value that is analysed."""
         return fmax(0.0, fmin(self.values[row, m], 1.0)) if self.takes_max[m] else self.values[row, m]
 
-    cdef void leave(self, int32_t row, Py_ssize_t m) noexcept:
+    cdef int leave(self, int32_t row, Py_ssize_t m) except -1:
+        cdef Analysed one
         if self.entered[row] >> m & 1:
-            self.sums.withdraw(m, self.arm[row], &self.shares.vectors[self.vector[row], 0], self.value(row, m),
-                               self.flags[row] & UNFLOORED != 0, self.flags[row] & PLAIN != 0, self.unit[row], 0,
-                               self.is_dated(row, m), self.first_ms[row])
+            self.fill(&one, row, m)
+            self.sums.take_back(&one)
             self.entered[row] &= ~(<uint32_t> 1 << m)
             self.dated[row] &= ~(<uint32_t> 1 << m)
         self.values[row, m] = 0.0
         self.rests[row, m, :] = 0.0
+        return 0
 
     @property
     def one_in(self):
@@ -249,7 +269,7 @@ cdef class Units:
     cdef void thin(self) noexcept:
         """Takes fewer of the units that come, where there are many."""
         cdef Py_ssize_t n_vectors = min(self.shares.references.shape[0] - self.shares.n_spare, self.n_units)
-        cdef Py_ssize_t a_unit = UNIT_BYTES + 8 * self.sums.n_metrics
+        cdef Py_ssize_t a_unit = UNIT_BYTES + 8 * self.sums.n_metrics + 4 * self.sums.note_width
         cdef Py_ssize_t size
         if self.counting:
             a_unit += COUNTING_BYTES + (16 + 1) * self.sums.n_metrics
@@ -276,6 +296,7 @@ cdef class Units:
         self.flags[row] = 0
         for m in range(self.sums.n_metrics):
             self.values[row, m] = NAN if self.zero and not self.counts_missing[m] else 0.0
+        self.notes[row, :] = 0.0
         if self.counting:
             self.rests[row, :, :] = 0.0
         if self.counts_present():
@@ -310,16 +331,21 @@ cdef class Units:
         """Return whether a unit was scored around the centres of its time."""
         return self.counts_present() and self.dated[row] >> m & 1
 
+    cdef void fill(self, Analysed *one, int32_t row, Py_ssize_t m) noexcept:
+        one.metric, one.arm, one.e, one.all_of = m, self.arm[row], self.shares_or_null(row), -self.vector[row]
+        one.propensity, one.value, one.companion = self.propensity[row], self.value(row, m), 0.0
+        one.unfloored, one.plain = self.flags[row] & UNFLOORED != 0, self.flags[row] & PLAIN != 0
+        one.dated, one.who, one.number, one.time_ms = self.is_dated(row, m), self.unit[row], 0, self.first_ms[row]
+        one.x, one.note = NULL, NULL if self.sums.note_width == 0 else &self.notes[row, 0]
+
     cdef int enter(self, int32_t row, Py_ssize_t m) except -1:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
-        cdef bint unfloored = self.flags[row] & UNFLOORED != 0, plain = self.flags[row] & PLAIN != 0
+        cdef Analysed one
         if self.counts_present():
-            self.sums.analyse_dated(m, self.arm[row], shares, self.value(row, m), unfloored, plain, self.unit[row], 0,
-                                    self.first_ms[row])
             self.dated[row] |= <uint32_t> 1 << m
-        else:
-            self.sums.analyse(m, self.arm[row], shares, self.value(row, m), unfloored, plain, self.unit[row], 0, NULL)
+        self.fill(&one, row, m)
+        self.sums.take_in(&one)
         self.entered[row] |= <uint32_t> 1 << m
         # One that may leave needs them for that.
         if self.entered[row] == self.all_metrics and self.flags[row] & PLAIN and not self.counts_present():
@@ -371,6 +397,7 @@ cdef class Units:
         self.arm = longer(self.arm, room)
         self.flags = longer(self.flags, room)
         self.values = longer(self.values, room)
+        self.notes = longer(self.notes, room)
         if self.counting:
             self.rests = longer(self.rests, room)
         if self.counts_present():
@@ -401,6 +428,7 @@ cdef class Units:
             "present": first_rows(self.present, self.n_units if self.counts_present() else 0),
             "rests": first_rows(self.rests, self.n_units if self.counting else 0),
             "dated": first_rows(self.dated, self.n_units if self.counts_present() else 0),
+            **({"notes": first_rows(self.notes, self.n_units)} if self.sums.note_width else {}),
         }
 
     @staticmethod
@@ -439,6 +467,8 @@ cdef class Units:
         if sums.former:
             np.asarray(self.flags)[:n] |= PLAIN
         np.asarray(self.values)[:n] = state["values"]
+        if sums.note_width:
+            np.asarray(self.notes)[:n] = notes_of(state, "notes", n, sums.note_width)
         self.n_units = n
         for i in range(n):
             map_put(&self.rows, self.unit[i], <int32_t> i)
