@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.dimensions import Dimension, dimensions_of
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.log.events import Changed, Event, Exposed, Revised, Rewarded, Shape, is_another_draft
@@ -31,6 +32,7 @@ from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.notes import Notes
+from bandit_serve.results.segments import SegmentedSums
 from bandit_serve.results.sequence import Floats
 
 MAX_VECTOR_BYTES = 64 * 2**20
@@ -66,16 +68,21 @@ class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
-    from, `pairs` those of metrics with a companion, `pending` and `crossovers` as in the contract. `n_features` is d of
-    the vectors x that go with decisions, 0 without context and covariates. `offset` is that of the last entry, `now_ms`
-    the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    from, `pairs` those of metrics with a companion, `segmented` those by segment, `pending` and `crossovers` as in the
+    contract. `n_features` is d of the vectors x that go with decisions, 0 without context and covariates. `offset` is
+    that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that it has met
+    (`repairs.py`).
+
+    look_up: names of context fields that are dimensions in place of those that the experiment declares.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, look_up: Sequence[str] = ()) -> None:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
-        self._notes = Notes(experiment)
+        self._look_up = tuple(look_up)
+        dimensions = _dimensions(experiment, self._look_up)
+        self._notes = Notes(experiment, dimensions)
         self.n_features = self._notes.n_logged
         self._shape = Shape(experiment, None)
         self.offset = START
@@ -88,6 +95,7 @@ class ResultsFold:
         self.sums.know_features(_n_features(experiment, self.sums))
         self.sums.note_width = self._notes.width
         self.pairs = _pairs(experiment, self.sums)
+        self.segmented = _segmented(dimensions, self.sums, self._notes)
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
@@ -158,7 +166,13 @@ class ResultsFold:
         self._early.forget(closed_ms - LINGER_MS)
         self._decisions.close(closed_ms)
         self._shares.forget(closed_ms - GRACE_MS, closed_ms - LINGER_MS)
+        self._look()
+
+    def _look(self) -> None:
+        """Notes the evidence of sums that have grown enough since the last look."""
         self.evidence.look(self.sums, self.record.experiment)
+        if self.segmented is not None:
+            self.segmented.look(self.record.experiment)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
@@ -220,9 +234,9 @@ class ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
         if not self._early:
             return self
-        copy = ResultsFold.from_state(self.offset, self.state())
+        copy = ResultsFold.from_state(self.offset, self.state(), self._look_up)
         copy._count(copy._early.given_up(None))
-        copy.evidence.look(copy.sums, copy.record.experiment)
+        copy._look()
         return copy
 
     def _change(self, event: Changed) -> None:
@@ -233,7 +247,7 @@ class ResultsFold:
         event = event.whole(former)
         if is_another_draft(former, event):
             kept = {"now_ms": self.now_ms, "omitted": self.omitted}
-            vars(self).update(vars(ResultsFold(event.record)), **kept)
+            vars(self).update(vars(ResultsFold(event.record, self._look_up)), **kept)
             return
         self._shape.check(event)
         record = event.record
@@ -244,6 +258,8 @@ class ResultsFold:
         if _contextual(record.experiment.policy):
             if not self.sums.contextual:
                 self.sums.contextual = True
+                if self.segmented is not None:
+                    self.segmented.sums.contextual = True
                 self.sums.know_features(_n_features(record.experiment, self.sums))
             self._beginnings.close()
         if record.revision >= self.record.revision:
@@ -254,6 +270,8 @@ class ResultsFold:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
         self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
+        if self.segmented is not None:
+            self.segmented.grow(n_arms)
         self.sums.grow(n_arms)
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
             self._decisions.forget_features()
@@ -282,6 +300,7 @@ class ResultsFold:
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
             **self._pairs_columns(),
+            **({} if self.segmented is None else self.segmented.state()),
         }
 
     def _pairs_columns(self) -> StateColumns:
@@ -295,17 +314,17 @@ class ResultsFold:
         }
 
     @classmethod
-    def from_state(cls, offset: Offset, state: bytes) -> ResultsFold:
-        """Fold whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+    def from_state(cls, offset: Offset, state: bytes, look_up: Sequence[str] = ()) -> ResultsFold:
+        """Fold whose `state` at `offset` this was, with the same `look_up`; `UnreadableEntry` for anything else."""
         read = CODEC.unpack(state)
         with reading(RESULTS):
-            fold = cls._restored(msgspec.msgpack.decode(read.record, type=Record), read.columns)
+            fold = cls._restored(msgspec.msgpack.decode(read.record, type=Record), read.columns, look_up)
         fold.offset = offset
         return fold
 
     @classmethod
-    def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
-        fold = cls(record)
+    def _restored(cls, record: Record, state: StateColumns, look_up: Sequence[str]) -> ResultsFold:
+        fold = cls(record, look_up)
         experiment = record.experiment
         known = fold._columns()
         _require_known(state, known, RESULTS)
@@ -341,6 +360,9 @@ class ResultsFold:
             companions = Accumulators.from_state(state["companions"], experiment.control_arm)
             companions.restore_epochs(state["companion_epochs"])
             fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
+        if fold.segmented is not None:
+            fold.segmented.restore(state)
+            fold.sums.followers = (*fold.sums.followers, fold.segmented.follower)
         fold.evidence = Evidence.from_state(state["evidence"])
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
@@ -441,6 +463,19 @@ def _pairs(
     pairs = Pairs(sums, list(columns), list(columns.values()), companions, state)
     sums.followers = (pairs,)
     return pairs
+
+
+def _dimensions(experiment: Experiment, look_up: Sequence[str]) -> tuple[Dimension, ...]:
+    return dimensions_of(experiment.context, look_up) if look_up else experiment.declared
+
+
+def _segmented(dimensions: Sequence[Dimension], sums: Accumulators, notes: Notes) -> SegmentedSums | None:
+    """Sums by segment, which follow `sums` from now on; None without a dimension."""
+    if not dimensions:
+        return None
+    segmented = SegmentedSums(dimensions, sums, notes.n_covariates)
+    sums.followers = (*sums.followers, segmented.follower)
+    return segmented
 
 
 def _beginnings(experiment: Experiment) -> Beginnings:

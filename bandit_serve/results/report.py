@@ -52,7 +52,8 @@ def report(
 ) -> Report:
     """Report at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given.
 
-    `by` names a dimension of the fold, by whose segments the report is, too. Where the log has a later record than `record`, that is what is reported on: it may have more arms.
+    `by` names a dimension of the fold, by whose segments the report is, too. Where the log has a later record than
+    `record`, that is what is reported on: it may have more arms.
     """
     fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
     experiment = record.experiment

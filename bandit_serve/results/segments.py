@@ -14,21 +14,20 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.experiments.stopping import MIN_EXPECTED
 from bandit_serve.metrics import KINDS
 from bandit_serve.results._accumulators import Accumulators
+from bandit_serve.results._segments import SegmentFollower
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import GROWTH
 from bandit_serve.results.sequence import Floats
 
 StateColumns = Mapping[str, Mapping[str, NDArray[Any]]]
 
-PARTS = ("segments", "segment_sums", "segment_epochs")
-"""Names of the parts of a state."""
-
 
 class SegmentedSums:
-    """Sums by segment of each of `dimensions`.
+    """Sums by segment of each of `dimensions`. `follower` fills them, once it follows the sums of all.
 
-    Segments are numbered through all dimensions; segment s of metric m has the row m S + s of `sums` and of the
-    evidence, S segments in all. Scores are made around running means there, whatever the policy.
+    place: where in a note the dimensions begin. Segments are numbered through all dimensions; segment s of metric m has
+    the row m S + s of `sums` and of the evidence, S segments in all. Scores are made around running means there,
+    whatever the policy.
 
     Evidence are logarithms of the largest e-values so far against no difference, as in `Evidence`: `fixed` and `moving`
     float64 (rows, K), `next_look` int64 (rows,), `peers` int64 (K,). Its sequences are tuned for the level that is
@@ -38,20 +37,22 @@ class SegmentedSums:
     def __init__(
         self,
         dimensions: Sequence[Dimension],
-        n_metrics: int,
-        n_arms: int,
-        control: int,
-        *,
-        contextual: bool = False,
+        of_all: Accumulators,
+        place: int = 0,
     ) -> None:
         self.dimensions = tuple(dimensions)
-        self._n_metrics = n_metrics
-        self._n_segments = sum(len(each.segments) for each in self.dimensions)
-        n_rows = n_metrics * self._n_segments
-        self.sums = Accumulators(n_rows, n_arms, control, contextual=contextual)
+        sizes = [len(each.segments) for each in self.dimensions]
+        self._n_metrics, self._n_segments = of_all.n_metrics, sum(sizes)
+        n_rows, n_arms = self._n_metrics * self._n_segments, of_all.n_arms
+        sums = Accumulators(n_rows, n_arms, of_all.control, contextual=of_all.contextual)
+        self.follower = SegmentFollower(sums, sizes, place)
         self.fixed, self.moving = np.zeros((2, n_rows, n_arms))
         self.next_look = np.ones(n_rows, np.int64)
         self.peers = np.full(n_arms, n_arms, np.int64)
+
+    @property
+    def sums(self) -> Accumulators:
+        return self.follower.sums
 
     def rows(self, dimension: int, metric: int) -> NDArray[np.int64]:
         """Rows of a metric, int64 (S,), in the order of the dimension's segments."""
@@ -59,12 +60,11 @@ class SegmentedSums:
         return metric * self._n_segments + first + np.arange(len(self.dimensions[dimension].segments))
 
     def grow(self, n_arms: int) -> None:
-        """Makes room for arms that have come."""
+        """Makes room for the evidence of arms that have come, before the follower does for their sums."""
         added = n_arms - len(self.peers)
         looked = bool(self.sums.counts().any())
         self.peers = np.append(self.peers if looked else np.full(len(self.peers), n_arms), [n_arms] * added)
         self.fixed, self.moving = (np.pad(each, ((0, 0), (0, added))) for each in (self.fixed, self.moving))
-        self.sums.grow(n_arms)
 
     def estimates(
         self, sums: Sums, moving: bool, dimension: int, metric: int, experiment: Experiment
@@ -120,9 +120,9 @@ class SegmentedSums:
             for name, column in part.items():
                 if (column.shape, column.dtype) != (known[name].shape, known[name].dtype):
                     raise ValueError(f"the snapshot's {name} is not that of its segments")
-        contextual = self.sums.contextual
-        self.sums = Accumulators.from_state(dict(sums), self.sums.control, contextual=contextual)
-        self.sums.restore_epochs(dict(state["segment_epochs"]))
+        restored = Accumulators.from_state(dict(sums), self.sums.control)
+        restored.restore_epochs(dict(state["segment_epochs"]))
+        self.follower.sums = restored
         for name, column in evidence.items():
             setattr(self, name, column.copy())
 
