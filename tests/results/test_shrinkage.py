@@ -51,7 +51,8 @@ def test_what_is_not_known_is_the_mean_of_the_others_as_wide_as_they_differ() ->
     known = np.array([True, True, False, True, True])
     effects, variances = np.insert(EFFECTS, 2, np.nan), np.insert(VARIANCES, 2, np.nan)
     result, others = shrunk(effects, variances, known), shrunk(EFFECTS, VARIANCES, np.full(4, True))
-    assert result is not None and others is not None
+    assert result is not None
+    assert others is not None
     tau2, mean = by_hand(EFFECTS, VARIANCES)
     assert result.estimate[2] == pytest.approx(mean)
     assert result.standard_error[2] == pytest.approx(np.sqrt(tau2 + 1 / (1 / (VARIANCES + tau2)).sum()))
@@ -74,7 +75,8 @@ def test_the_unit_of_measurement_changes_nothing(
         shrunk(effects, variances, everyone),
         shrunk(scale * (effects + shift), scale**2 * variances, everyone),
     )
-    assert plain is not None and other is not None
+    assert plain is not None
+    assert other is not None
     assert other.estimate / scale - shift == pytest.approx(plain.estimate, rel=1e-6, abs=1e-6)
     assert other.standard_error / scale == pytest.approx(plain.standard_error, rel=1e-6, abs=1e-6)
     assert ((plain.weight >= 0) & (plain.weight < 1)).all()
