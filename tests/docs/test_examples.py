@@ -71,6 +71,7 @@ PAGES = {
     "docs/contextual.md": Page(True, shows=('"arm":',)),
     "docs/policies.md": Page(),
     "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
+    "docs/segments.md": Page(True, shows=('"field":"device","declared":true', '"declared":false')),
     "docs/models.md": Page(
         True,
         ("pip install '.[train]'", "pip install '.[onnx]'"),
