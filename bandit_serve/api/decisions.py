@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from bandit_serve.base.names import GivenName, OutsideName
-from bandit_serve.experiments.spec import MAX_ARMS
+from bandit_serve.experiments.covariates import MAX_COVARIATE
+from bandit_serve.experiments.spec import MAX_ARMS, MAX_METRICS
 
 MAX_BATCH = 10_000
 MAX_ITEMS = 10_000
@@ -19,6 +20,8 @@ MAX_CONTEXT = 1_000
 MAX_REQUEST_FEATURES = 10_000
 
 Context = Annotated[dict[str, float | str | bool | None], Meta(max_length=MAX_CONTEXT)]
+Covariate = Annotated[float, Meta(ge=-MAX_COVARIATE, le=MAX_COVARIATE)]
+Covariates = Annotated[dict[GivenName, Covariate | None], Meta(max_length=MAX_METRICS)]
 Eligible = Annotated[list[GivenName], Meta(max_length=MAX_ARMS, extra_json_schema={"minItems": 1})]
 Items = Annotated[list[OutsideName], Meta(max_length=MAX_ITEMS)]
 Texts = Annotated[list[str], Meta(max_length=MAX_REQUEST_FEATURES)]
@@ -29,9 +32,12 @@ NumberedFeatures = Annotated[list[float], Meta(max_length=MAX_REQUEST_FEATURES)]
 
 
 class DecideRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`covariates` are numbers known before the decision, by the names that metrics of the experiment give them."""
+
     unit: OutsideName | None = None
     context: Context | None = None
     eligible: Eligible | None = None
+    covariates: Covariates | None = None
 
 
 class ScoreRequest(Struct, frozen=True, forbid_unknown_fields=True):

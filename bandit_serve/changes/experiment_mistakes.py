@@ -21,7 +21,7 @@ from bandit_serve.experiments.checks import OTHER_ARMS, unbuilt, validated
 from bandit_serve.experiments.policy import from_experiment, kind_error, require_pseudo_means
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Experiment
-from bandit_serve.metrics import KINDS, MetricKind
+from bandit_serve.metrics import KINDS, MetricKind, Ratio
 
 ExperimentCheck = Callable[[Experiment], object]
 """Raises `InvalidInput` for a well-formed experiment that can not be served."""
@@ -190,12 +190,16 @@ def _replace(document: Any, at: str, number: int) -> str:
         case "metrics":
             holder[key] = [{"name": name, "kind": _PLAIN_KIND}]
         case "metrics[]" if isinstance(value, dict):
+            _part(value)
             _bound(value)
         case "metrics[]":
             holder[key] = {"name": name, "kind": _PLAIN_KIND}
         case "metrics[].kind":
             holder[key] = _PLAIN_KIND
+            _part(holder)
             _bound(holder)
+        case "metrics[].numerator" | "metrics[].denominator":
+            _part(holder)
         case "metrics[].role" if value == "guardrail":
             holder[key] = "secondary"
             return ""
@@ -276,6 +280,14 @@ def _bound(metric: dict[str, Any]) -> None:
     kind = _kind_of(metric)
     if kind is not None and kind.takes_bounds:
         metric |= {"low": 0.0, "high": 1.0}
+
+
+def _part(metric: dict[str, Any]) -> None:
+    """Makes the metric one that is made of no others."""
+    metric.pop("numerator", None)
+    metric.pop("denominator", None)
+    if metric.get("kind") == Ratio.name:
+        metric["kind"] = _PLAIN_KIND
 
 
 def _kind_of(metric: dict[str, Any]) -> type[MetricKind] | None:

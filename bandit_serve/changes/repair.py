@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.errors import Conflict, InvalidInput, NotFound, Unfoldable
-from bandit_serve.experiments.policy import context_features
+from bandit_serve.experiments.logged import n_logged
 from bandit_serve.folds.experiment import LiveExperiment, folded
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
@@ -234,8 +234,7 @@ class Repair:
     async def _leave_out(self, name: str, ranges: list[tuple[str, str]]) -> Cost:
         cost = Cost()
         record = None if name == COMMON else await newest_record(self._store, name)
-        features = None if record is None else context_features(record.experiment)
-        n_features = 0 if features is None else features.n_features
+        n_features = 0 if record is None else n_logged(record.experiment)
         for first, last in ranges:
             cost = await self._cost(name, Offset.parse(first), Offset.parse(last), n_features, cost)
         omitted = tuple(ranges)

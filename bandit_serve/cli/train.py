@@ -232,7 +232,7 @@ async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet
         await node.tail.refresh_all()
         live = node.replica.experiment(experiment)
         repairs = node.replica.registry.repairs
-        return await read_logged(node.store, live.experiment, live.n_features, repairs, live.owner)
+        return await read_logged(node.store, live.experiment, live.n_logged, repairs, live.owner)
 
 
 def _say_what_was_read(data: DataSet) -> None:

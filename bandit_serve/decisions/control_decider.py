@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class ControlDecider:
     """Stands in for a `Decider`, with the same interface, and needs only the experiment's record."""
 
     contextless = False
+    covariates: tuple[str, ...] = ()
+    n_logged = 0
     measured = False
     context_fields: frozenset[str] = frozenset()
     features = None
@@ -50,8 +52,8 @@ class ControlDecider:
         shares[self._arm] = 1.0
         return shares
 
-    def encoded(self, context: Context | None) -> None:
-        """Returns None: contexts are ignored."""
+    def encoded(self, context: Context | None, covariates: Mapping[str, float | None] | None = None) -> None:
+        """Returns None: contexts and covariates are ignored."""
 
     def choose(
         self, unit: str | None, eligible: Sequence[str] | None, x: NDArray[np.float32] | None = None

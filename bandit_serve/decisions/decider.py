@@ -19,6 +19,7 @@ from bandit_serve.decisions.ejections import Ejections
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.outcomes import Outcome, ServedMetrics
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
+from bandit_serve.experiments.covariates import with_covariates
 from bandit_serve.folds.assignment import rendezvous
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log._token import MAX_FEATURES
@@ -82,6 +83,8 @@ class Decider:
         self.status = live.record.status
         self.sticky = experiment.unit == "user"
         self.features = live.features
+        self.covariates = experiment.covariates
+        self.n_logged = live.n_logged
         self.contextual = live.policy.contextual
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
@@ -224,13 +227,18 @@ class Decider:
         """Whether the experiment has no context fields, so that requests may not have a context."""
         return self.features is None
 
-    def encoded(self, context: Context | None) -> NDArray[np.float32] | None:
-        """Features, float32 (d,), of a context; None if the experiment has no context fields."""
+    def encoded(
+        self, context: Context | None, covariates: Mapping[str, float | None] | None = None
+    ) -> NDArray[np.float32] | None:
+        """What the log has of a decision, float32 (d,): features of its context, covariates; None if it has neither."""
+        x = None
         if self.features is not None:
-            return self.features.vector(context or {})
-        if context:
+            x = self.features.vector(context or {})
+        elif context:
             raise no_context("context")
-        return None
+        if self.covariates or covariates:
+            return with_covariates(x, self.covariates, covariates or {})
+        return x
 
     def choose(
         self,
@@ -240,7 +248,7 @@ class Decider:
     ) -> Choice:
         """Draws an arm; `record` logs it.
 
-        x: the decision's features, float32 (d,). Raises `InvalidInput` for a wrong `unit` or `eligible`, and `Conflict`
+        x: what `encoded` gave, float32 (d,). Raises `InvalidInput` for a wrong `unit` or `eligible`, and `Conflict`
         for a draft or if no eligible arm is active.
         """
         if self.status != "running":
@@ -305,7 +313,9 @@ class Decider:
 
     def _draw_among(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Draw:
         if self.contextual:
-            return Draw(self.live.shares(self._mask_of(arms), self._now_ms(), x), self._holdout, once=True)
+            features = x if x is None or not self.covariates else x[: self.live.n_features]
+            shares = self.live.shares(self._mask_of(arms), self._now_ms(), features)
+            return Draw(shares, self._holdout, once=True)
         draw = self.draw if arms == self._drawn_among else self._subsets.get(arms)
         if draw is None:
             if len(self._subsets) >= MAX_SUBSETS:

@@ -160,7 +160,8 @@ class Decisions:
     def decide(self, experiment: str, request: DecideRequest) -> Decided:
         """Draws an arm, and records and signs the decision."""
         decider = self.decider(experiment)
-        choice = decider.choose(request.unit, request.eligible, decider.encoded(request.context))
+        x = decider.encoded(request.context, request.covariates)
+        choice = decider.choose(request.unit, request.eligible, x)
         token = decider.record(choice, self.keyring, self._now_ms())
         arm = choice.arm
         return Decided(
@@ -180,7 +181,7 @@ class Decisions:
         if contexts is not None and len(contexts) != len(units):
             detail = f"expected as many as units, {len(units)}"
             raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
-        if decider.features is None:
+        if decider.features is None and not decider.covariates:
             if decider.contextless and any(contexts or ()):
                 raise no_context("contexts")
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, self._now_ms())

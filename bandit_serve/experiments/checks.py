@@ -26,6 +26,9 @@ MAX_WINDOW_MS = 90 * 86_400_000
 
 OTHER_ARMS = "expected names of arms"
 
+# Kinds of metrics of which there are ratios.
+PARTS = ("bounded", "continuous", "count")
+
 
 def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     """Experiment with its defaults filled in; `InvalidInput` names the fields that are wrong.
@@ -34,7 +37,8 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     perhaps by weaker rules: they are not checked again.
     """
     errors = [*_arm_errors(experiment), *_payload_errors(experiment, known_arms)]
-    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_missing_errors(experiment)]
+    errors += [*_metric_errors(experiment), *_served_errors(experiment), *_ratio_errors(experiment)]
+    errors += [*_missing_errors(experiment)]
     errors += [*_attribution_errors(experiment), *_policy_errors(experiment)]
     errors += [*context_errors(experiment.context), *_dimension_errors(experiment)]
     if not known_arms:
@@ -130,6 +134,41 @@ def _served_errors(experiment: Experiment) -> list[FieldError]:
             # A refused connection is the quickest answer there is.
             errors.append(
                 FieldError(at, 'expected "client" of the objective: served metrics say how, not how well')
+            )
+    return errors
+
+
+def _ratio_errors(experiment: Experiment) -> list[FieldError]:
+    """Errors of ratios, and of metrics that name what only a ratio has."""
+    errors = []
+    parts = {metric.name for metric in experiment.metrics if metric.kind in PARTS and not metric.served}
+    roles_are_right = not _roles_fault(experiment.metrics)
+    for i, metric in enumerate(experiment.metrics):
+        at = f"metrics[{i}]"
+        named = {"numerator": metric.numerator, "denominator": metric.denominator}
+        if not metric.is_ratio:
+            detail = "only a ratio metric takes a numerator and a denominator"
+            errors += [
+                FieldError(f"{at}.{field}", detail) for field, name in named.items() if name is not UNSET
+            ]
+            continue
+        if metric.numerator is UNSET or metric.denominator is UNSET:
+            errors.append(FieldError(at, "a ratio metric needs a numerator and a denominator"))
+        elif metric.numerator == metric.denominator:
+            errors.append(FieldError(f"{at}.denominator", "expected another metric than the numerator"))
+        detail = f"expected the name of a metric of this experiment, {' or '.join(PARTS)}, that clients send"
+        errors += [
+            FieldError(f"{at}.{field}", f"{detail}, not {name!r}")
+            for field, name in named.items()
+            if name is not UNSET and name not in parts
+        ]
+        if metric.covariate is not UNSET:
+            errors.append(FieldError(f"{at}.covariate", "a ratio metric takes no covariate"))
+        if experiment.unit != "user":
+            errors.append(FieldError(f"{at}.kind", 'a ratio metric needs unit "user": it is counted by unit'))
+        if roles_are_right and _with_roles(experiment.metrics)[i].role == "objective":
+            errors.append(
+                FieldError(f"{at}.role", "a ratio metric can not be the objective: it has no rewards")
             )
     return errors
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.names import Name
-from bandit_serve.metrics import KINDS, MAX_VALUE, MetricKind
+from bandit_serve.metrics import MAX_VALUE, METRIC_KINDS, MetricKind, Ratio
 from bandit_serve.metrics.kind import Goal
 
 if TYPE_CHECKING:
     KindOfMetric = str
 else:
-    KindOfMetric = Literal[tuple(KINDS)]
+    KindOfMetric = Literal[tuple(METRIC_KINDS)]
 
 
 class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -23,7 +23,8 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     `source` says who measures it: clients, or, with `served`, the service itself (`SERVED`). The default is not
     written: so builds without the field can read logs of experiments that do not use it. `covariate` names a number
-    known before a decision, with which the metric's variance is reduced (CUPED).
+    known before a decision, with which the metric's variance is reduced (CUPED). A ratio is that of two other metrics,
+    its `numerator` and `denominator`.
     """
 
     name: Name
@@ -36,16 +37,22 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
     ) = UNSET
     covariate: Name | UnsetType = UNSET
+    numerator: Name | UnsetType = UNSET
+    denominator: Name | UnsetType = UNSET
 
     @property
     def served(self) -> bool:
         """Whether the service measures it, of the predictions that it makes; no client sends it."""
         return self.source == "served"
 
+    @property
+    def is_ratio(self) -> bool:
+        return self.kind == Ratio.name
+
     @cached_property
     def traits(self) -> MetricKind:
         """Kind of the metric, made with its bounds."""
-        return KINDS[self.kind](self.low, self.high)
+        return METRIC_KINDS[self.kind](self.low, self.high)
 
     def refuses(self, value: float | bool) -> str | None:
         """Reason why `value` can not be a reward of this metric; None if it can. True and false are 1 and 0."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bandit_serve.base.known_fields import decode_known
 from bandit_serve.base.turns import HeavyWork, Step
 from bandit_serve.errors import Unfoldable, UnreadableEntry
+from bandit_serve.experiments.logged import n_logged
 from bandit_serve.experiments.policy import context_features, from_experiment, policy_from_snapshot
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.folds.alarms import AlarmsState, ChangeAlarms
@@ -100,9 +101,10 @@ class LiveExperiment:
 
     It begins with the first `Changed` event in the log of `owner`. An arm keeps its index from the start of the
     experiment. `exposures`, `rewards` and `held_out` (the exposures in the holdout), int64 (K,), grow with the arms.
-    `mean_shares`, float64 (K,), is the mean of the vectors that the latest decisions were drawn from; it is kept where
-    there is context. `far` counts, by numeric field of the context, decisions with a value so far outside that the
-    policy clipped it. `omitted` counts the omissions met so far (`repairs.py`).
+    `n_logged` is the width of the vectors x that the log has of decisions. `mean_shares`, float64 (K,), is the mean of
+    the vectors that the latest decisions were drawn from; it is kept where there is context. `far` counts, by numeric
+    field of the context, decisions with a value so far outside that the policy clipped it. `omitted` counts the
+    omissions met so far (`repairs.py`).
     """
 
     def __init__(self, first: Changed, owner: str | None = None) -> None:
@@ -111,7 +113,8 @@ class LiveExperiment:
         self.owner = owner or experiment.id
         self.policy: AnyPolicy = _patient(from_experiment(experiment))
         self.features = context_features(experiment)
-        self._shape = Shape(experiment, self.n_features)
+        self.n_logged = n_logged(experiment)
+        self._shape = Shape(experiment, self.n_logged)
         self._objective = experiment.metrics.index(experiment.objective)
         # Of decisions before it, Unix time, nothing more is learned where they would have to wait for their rewards; of
         # values that decisions had by then no change.
@@ -140,7 +143,7 @@ class LiveExperiment:
 
     @property
     def n_features(self) -> int:
-        """Number d of features in the vectors x of its decisions; 0 without context."""
+        """Number d of features of its decisions' contexts, 0 without context: the first columns of the vectors x."""
         return 0 if self.features is None else self.features.n_features
 
     @property
@@ -283,7 +286,7 @@ class LiveExperiment:
         self._grow(len(record.experiment.arms))
         former = self.experiment.policy
         self.record = record
-        self._shape = Shape(record.experiment, self.n_features)
+        self._shape = Shape(record.experiment, self.n_logged)
         if POLICIES[former.kind].contextual != self.policy.contextual:
             # What waited is not in the other's form; of those decisions only results will know, also where their
             # rewards are yet to come: without the zeros among them they would look better than they are.
@@ -334,7 +337,7 @@ class LiveExperiment:
         self.exposures += np.bincount(arms, minlength=len(self.exposures))
         if self.features is not None:
             self._average(event)
-            self._count_far(np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features))
+            self._count_far(self._features(np.frombuffer(event.x, "<f4").reshape(len(arms), -1)))
         held_out = event.held_out_rows()
         if held_out is not None:
             self.held_out += np.bincount(arms[held_out], minlength=len(self.held_out))
@@ -343,7 +346,7 @@ class LiveExperiment:
         if held_out is not None:
             unlearned |= held_out
         if self.joined is not None and self.joined.all_wait:
-            x = np.frombuffer(event.x, "<f4").reshape(len(arms), self.n_features)
+            x = self._features(np.frombuffer(event.x, "<f4").reshape(len(arms), -1))
             for start in range(0, len(arms), PIECE_ROWS):
                 some = slice(start, start + PIECE_ROWS)
                 self.joined.exposed(
@@ -400,7 +403,7 @@ class LiveExperiment:
         arms, values, chances, places = learned(event.rows, self._objective, since_ms, self.rewards)
         if not len(arms):
             return
-        rows, x = event.rows, event.x
+        rows, x = event.rows, None if event.x is None else self._features(event.x)
         if places is not None:
             rows, x = rows[places], None if x is None else x[places]
         if self.joined is not None and self.joined.all_wait and x is not None:
@@ -438,10 +441,14 @@ class LiveExperiment:
             return
         if isinstance(self.policy, ContextualPolicy):
             assert event.x is not None
-            yield from self._hold(rows, event.x[mine][learned])
+            yield from self._hold(rows, self._features(event.x)[mine][learned])
         else:
             self._revise(self.policy, rows, offset.time_ms)
             self.evidence += 1
+
+    def _features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features of the contexts, float32 (n, d), of n vectors that the log has."""
+        return x if x.shape[1] == self.n_features else np.ascontiguousarray(x[:, : self.n_features])
 
     def _revisable(self, rows: NDArray[np.void], now_ms: int) -> NDArray[np.bool_]:
         """Mask, bool (n,), of the revisions that are learned from: of values that this policy has learned, or may."""
@@ -626,7 +633,8 @@ class LiveExperiment:
         live.owner = experiment.id if state.owner is UNSET else state.owner
         live.policy = _ready(policy_from_snapshot(state.policy, experiment))
         live.features = context_features(experiment)
-        live._shape = Shape(experiment, live.n_features)
+        live.n_logged = n_logged(experiment)
+        live._shape = Shape(experiment, live.n_logged)
         live._objective = experiment.metrics.index(experiment.objective)
         live.waits_since_ms = state.waits_since_ms
         live.pending = live.joined = None
@@ -673,7 +681,7 @@ def folding(
 ) -> tuple[LiveExperiment, Iterator[Step]]:
     """Fold and the steps that apply one entry to it; `live` is None before the first entry."""
     if live is not None:
-        event = event_of(entry, owner, repairs, live.n_features)
+        event = event_of(entry, owner, repairs, live.n_logged)
         return live, live.steps(entry.offset, event)
     created = decode(entry.kind, entry.data)
     if not isinstance(created, Changed):

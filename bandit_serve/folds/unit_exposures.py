@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.logged import n_logged
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds._kept_exposures import KeptExposures
 from bandit_serve.log.events import (
@@ -25,7 +26,6 @@ from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
 from bandit_serve.log.snapshot import Codec, Layout, reading
 from bandit_serve.log.times import GRACE_MS
-from bandit_serve.policies.features import n_features_of
 
 MAX_BYTES = 128 * 2**20
 """Bytes of an experiment's kept exposures, at `ROW_BYTES` and the features each."""
@@ -67,14 +67,15 @@ class InForce(NamedTuple):
 class UnitExposures:
     """Exposures that were in force for their units, until their windows have closed by log time.
 
-    `n_features` is d of the experiment's context, 0 without one; `omitted` counts the omissions met (`repairs.py`).
-    Exposures are kept for `GRACE_MS` after their window, so that a reward that is late is known to be.
+    `n_features` is d of the vectors x that the log has, 0 without context and covariates; `omitted` counts the
+    omissions met (`repairs.py`). Exposures are kept for `GRACE_MS` after their window, so that a reward that is late is
+    known to be.
     """
 
     def __init__(self, record: Record) -> None:
         experiment = record.experiment
         self.record = record
-        self.n_features = n_features_of(experiment.context) if experiment.context else 0
+        self.n_features = n_logged(experiment)
         self.offset = START
         self.omitted = 0
         self._shape = Shape(experiment, self.n_features)

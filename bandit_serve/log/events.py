@@ -10,6 +10,7 @@ An entry of a stream has one field. Its name is the kind of the event, its value
     v  Revised   rows          values of decisions that are sums of events, from then on: `REVISION` records, each with
                                its decision's features behind it, as in `r`
     t  Tick      empty         time passed
+    u  Covariates MessagePack  a part of an upload of covariates by unit, before the start; only results read it
     q  Census    MessagePack   every worker is asked for a digest of its state at this offset
 
 The registry's stream has kinds of its own (`registry/registry.py`). Numbers are little-endian.
@@ -270,13 +271,39 @@ class Census(Struct, frozen=True, forbid_unknown_fields=True):
     key: str
 
 
-Event = Changed | Exposed | Rewarded | Revised | Tick | Census
+class Covariates(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Part `part`, from 0, of the `parts` of an upload, a random number, of covariates by unit.
 
-CHANGED, EXPOSED, REWARDED, REVISED, TICK, CENSUS = b"c", b"x", b"r", b"v", b"t", b"q"
+    `names` (c,) are those of the covariates; `units` uint64 (n,) hashes; `values` float32 (n, c).
+    """
+
+    upload: int
+    part: int
+    parts: int
+    names: tuple[str, ...]
+    units: bytes
+    values: bytes
+
+    def columns(self) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Units and values as arrays. Raises `UnreadableEntry` when they do not fit together."""
+        n = len(self.units) // 8
+        _require(len(self.units) == 8 * n, "whole items in units")
+        _require(len(self.values) == 4 * n * len(self.names), "a value of every covariate and unit")
+        _require(0 <= self.part < self.parts, "a part of those that there are")
+        _require(0 <= self.upload < 2**63, "a number of an upload")
+        values = np.frombuffer(self.values, "<f4").reshape(n, len(self.names))
+        _require(bool(np.isfinite(values).all()), "finite covariates")
+        return np.frombuffer(self.units, "<u8"), values
+
+
+Event = Changed | Exposed | Rewarded | Revised | Tick | Covariates | Census
+
+CHANGED, EXPOSED, REWARDED, REVISED, TICK, COVARIATES, CENSUS = b"c", b"x", b"r", b"v", b"t", b"u", b"q"
 
 encode = msgspec.msgpack.Encoder().encode
 _changed = msgspec.msgpack.Decoder(Changed).decode
 _exposed = msgspec.msgpack.Decoder(Exposed).decode
+_covariates = msgspec.msgpack.Decoder(Covariates).decode
 _census = msgspec.msgpack.Decoder(Census).decode
 
 
@@ -300,6 +327,10 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
             return Tick()
         if kind == CHANGED:
             return _changed(data)
+        if kind == COVARIATES:
+            uploaded = _covariates(data)
+            uploaded.columns()
+            return uploaded
         if kind == CENSUS:
             return _census(data)
     except msgspec.MsgspecError as error:
@@ -332,6 +363,8 @@ class Shape:
                 self._check_revisions(event)
             case Changed():
                 self._check_change(event)
+            case Covariates():
+                event.columns()
 
     def columns(self, event: Exposed) -> Columns:
         """Columns of `event`, checked against the shape."""

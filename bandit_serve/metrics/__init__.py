@@ -1,7 +1,7 @@
-"""Kinds of metrics. `KINDS` is the table of all: a kind is one file here and one row there.
+"""Kinds of metrics. `KINDS` is the table of those with rewards: a kind is one file here and one row there.
 
 Contract suites then test it, and nothing else names it: a configuration, a policy, the results and the description of
-the API ask `MetricKind` what it says of itself.
+the API ask `MetricKind` what it says of itself. `METRIC_KINDS` has what is made of other metrics, too.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,10 @@ from bandit_serve.metrics.bounded import Bounded
 from bandit_serve.metrics.continuous import Continuous
 from bandit_serve.metrics.count import MAX_COUNT, Count
 from bandit_serve.metrics.kind import MAX_VALUE, MetricKind, is_number
+from bandit_serve.metrics.ratio import Ratio
 
 KINDS: dict[str, type[MetricKind]] = {kind.name: kind for kind in (Binary, Bounded, Count, Continuous)}
+METRIC_KINDS: dict[str, type[MetricKind]] = {**KINDS, Ratio.name: Ratio}
 
 
 def names_of(fits: Callable[[type[MetricKind]], bool]) -> frozenset[str]:
@@ -24,11 +26,13 @@ __all__ = [
     "KINDS",
     "MAX_COUNT",
     "MAX_VALUE",
+    "METRIC_KINDS",
     "Binary",
     "Bounded",
     "Continuous",
     "Count",
     "MetricKind",
+    "Ratio",
     "is_number",
     "names_of",
 ]

@@ -18,6 +18,7 @@ class Units:
         takes_max: NDArray[np.uint8],
         most: int = 0,
         counts_missing: NDArray[np.uint8] | None = None,
+        parts: NDArray[np.int64] | None = None,
     ) -> Self: ...
     @property
     def one_in(self) -> int: ...
@@ -64,4 +65,5 @@ class Units:
         state: State,
         most: int = 0,
         counts_missing: NDArray[np.uint8] | None = None,
+        parts: NDArray[np.int64] | None = None,
     ) -> Units: ...

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
-from bandit_serve.metrics import KINDS
+from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
+from bandit_serve.results._pairs import Pairs
+from bandit_serve.results.companions import Paired
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.sequence import Floats
 
@@ -97,7 +99,7 @@ class Evidence:
             self.look_at(int(metric), Sums.of(sums, int(metric)), experiment)
 
     def look_at(self, metric: int, sums: Sums, experiment: Experiment) -> None:
-        kind, control = KINDS[experiment.metrics[metric].kind], experiment.control_arm
+        kind, control = METRIC_KINDS[experiment.metrics[metric].kind], experiment.control_arm
         alpha, tuned_for = experiment.stopping.alpha, experiment.stopping.tuned_for
         if not sums.lost(kind, moving=True).any():
             self._note(metric, True, moving_shares(sums, kind, control, self.peers, tuned_for), alpha)
@@ -108,6 +110,18 @@ class Evidence:
         ):
             self._look_at_ratio(sums)
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
+
+    def look_at_pairs(self, sums: Accumulators, pairs: Pairs, experiment: Experiment) -> None:
+        """Looks at the pairs whose metrics have grown enough; here P pairs are in place of M metrics."""
+        alpha = experiment.stopping.alpha
+        counts = sums.counts()[pairs.metrics]
+        for index in np.flatnonzero(counts >= self.next_look):
+            paired = Paired(sums, pairs, int(index), experiment, self.peers)
+            if not paired.lost(moving=True).any():
+                self._note(int(index), True, paired.estimates(moving=True), alpha)
+            if not paired.pair.y.moved and not paired.lost(moving=False).any():
+                self._note(int(index), False, paired.estimates(moving=False), alpha)
+            self.next_look[index] = counts[index] + max(1, int(counts[index] * GROWTH))
 
     def _note(self, metric: int, moving: bool, estimates: Estimates, alpha: float) -> None:
         above, below = directed(estimates, alpha)

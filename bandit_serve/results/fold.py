@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from bandit_serve.experiments.dimensions import Dimension, dimensions_of
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
-from bandit_serve.log.events import Changed, Event, Exposed, Revised, Rewarded, Shape, is_another_draft
+from bandit_serve.log.events import (
+    Changed,
+    Covariates,
+    Event,
+    Exposed,
+    Revised,
+    Rewarded,
+    Shape,
+    is_another_draft,
+)
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
 from bandit_serve.log.snapshot import Codec, Layout, reading
@@ -28,12 +37,14 @@ from bandit_serve.results._pairs import Pairs
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
+from bandit_serve.results.companions import Paired
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.notes import Notes
 from bandit_serve.results.segments import SegmentedSums
 from bandit_serve.results.sequence import Floats
+from bandit_serve.results.uploads import Uploads
 
 MAX_VECTOR_BYTES = 64 * 2**20
 """Bytes of share vectors with `unit: request`: more are thinned out."""
@@ -46,6 +57,7 @@ into one value of the store.
 
 StillOpen = tuple[NDArray[np.int64], Floats]
 
+NO_UNITS = np.zeros(0, np.uint64)
 _BEFORE_ALL_MS = -(2**53)
 
 
@@ -68,10 +80,10 @@ class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
-    from, `pairs` those of metrics with a companion, `segmented` those by segment, `pending` and `crossovers` as in the
-    contract. `n_features` is d of the vectors x that go with decisions, 0 without context and covariates. `offset` is
-    that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that it has met
-    (`repairs.py`).
+    from, `pairs` and `pair_evidence` those of metrics with a companion, `segmented` those by segment, `pending` and
+    `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions, 0 without context and
+    covariates. `offset` is that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that
+    it has met (`repairs.py`).
 
     look_up: names of context fields that are dimensions in place of those that the experiment declares.
     """
@@ -96,6 +108,7 @@ class ResultsFold:
         self.sums.note_width = self._notes.width
         self.pairs = _pairs(experiment, self.sums)
         self.segmented = _segmented(dimensions, self.sums, self._notes)
+        self.pair_evidence = Evidence.none(len(self.pairs.metrics) if self.pairs else 0, n_arms)
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         self._window_ms = experiment.attribution.window_ms
@@ -159,6 +172,8 @@ class ResultsFold:
                 self._reward(time_ms, event, True)
             case Changed():
                 self._change(event)
+            case Covariates() if self.record.status == "draft":
+                self._notes.uploads.take(event)
         self.offset = offset
         self.now_ms = max(self.now_ms, time_ms)
         closed_ms = self.now_ms - self._window_ms
@@ -171,15 +186,24 @@ class ResultsFold:
     def _look(self) -> None:
         """Notes the evidence of sums that have grown enough since the last look."""
         self.evidence.look(self.sums, self.record.experiment)
+        if self.pairs is not None:
+            self.pair_evidence.look_at_pairs(self.sums, self.pairs, self.record.experiment)
         if self.segmented is not None:
             self.segmented.look(self.record.experiment)
+
+    def paired(self, metric: int) -> Paired | None:
+        """Metric with its companion; None where it has none."""
+        if self.pairs is None or metric not in self.pairs.metrics:
+            return None
+        index = int(np.flatnonzero(self.pairs.metrics == metric)[0])
+        return Paired(self.sums, self.pairs, index, self.record.experiment, self.evidence.peers)
 
     def _expose(self, time_ms: int, event: Exposed) -> None:
         experiment = self.record.experiment
         rows = columns.widened(self._shape.columns(event), len(experiment.arms))
         unfloored = bool(self._floors.of(np.array([event.revision], np.uint32))[0])
         logged = self._logged(event.x, len(rows.arms))
-        x, notes = self._features(logged), self._notes.of(len(rows.arms), logged)
+        x, notes = self._features(logged), self._notes.of(logged, rows.units, len(rows.arms))
         for low, high in self._shares.unseen(event.incarnation, event.first, len(rows.arms)):
             if low == high:
                 continue
@@ -214,7 +238,8 @@ class ResultsFold:
         for rewards in several:
             if len(rewards.rows):
                 take = self._decisions.revise if rewards.revised else self._decisions.reward
-                notes = self._notes.of(len(rewards.rows), rewards.x)
+                units = rewards.rows["unit"] if self.record.experiment.unit == "user" else NO_UNITS
+                notes = self._notes.of(rewards.x, units, len(rewards.rows))
                 take(
                     rewards.rows, self._floors.of(rewards.rows["revision"]), self._features(rewards.x), notes
                 )
@@ -268,7 +293,8 @@ class ResultsFold:
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
-        self.evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
+        for evidence in (self.evidence, self.pair_evidence):
+            evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
         if self.segmented is not None:
             self.segmented.grow(n_arms)
@@ -301,6 +327,7 @@ class ResultsFold:
             "early": self._early.state(),
             **self._pairs_columns(),
             **({} if self.segmented is None else self.segmented.state()),
+            **({"uploads": self._notes.uploads.state()} if self._notes.uploads else {}),
         }
 
     def _pairs_columns(self) -> StateColumns:
@@ -311,6 +338,7 @@ class ResultsFold:
             "pairs": self.pairs.state(),
             "companions": companions.state(),
             "companion_epochs": companions.epochs_state(),
+            "pair_evidence": vars(self.pair_evidence),
         }
 
     @classmethod
@@ -326,6 +354,8 @@ class ResultsFold:
     def _restored(cls, record: Record, state: StateColumns, look_up: Sequence[str]) -> ResultsFold:
         fold = cls(record, look_up)
         experiment = record.experiment
+        if "uploads" in state:
+            fold._notes.uploads = Uploads.from_state(experiment.covariates, state["uploads"])
         known = fold._columns()
         _require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
@@ -360,6 +390,7 @@ class ResultsFold:
             companions = Accumulators.from_state(state["companions"], experiment.control_arm)
             companions.restore_epochs(state["companion_epochs"])
             fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
+            fold.pair_evidence = Evidence.from_state(state["pair_evidence"])
         if fold.segmented is not None:
             fold.segmented.restore(state)
             fold.sums.followers = (*fold.sums.followers, fold.segmented.follower)
@@ -367,7 +398,8 @@ class ResultsFold:
         fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
         parts = fold.sums, fold._shares, state["decisions"]
         if experiment.unit == "user":
-            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, _counts_missing(experiment))
+            counted = _counts_missing(experiment), _parts(experiment)
+            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, *counted)
         elif experiment.missing == "zero":
             fold._decisions = OpenDecisions.from_state(
                 *parts, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment)
@@ -385,6 +417,7 @@ FIXED: dict[str, frozenset[str] | None] = {
     "evidence": None,
     "pairs": None,
     "companions": None,
+    "pair_evidence": None,
 }
 """Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
 
@@ -426,7 +459,8 @@ def _decisions(
     if experiment.unit == "user":
         takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
         zero = experiment.missing == "zero"
-        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, _counts_missing(experiment))
+        counted = _counts_missing(experiment), _parts(experiment)
+        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, *counted)
     if experiment.missing == "zero":
         return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
     return RewardedDecisions(sums, shares)
@@ -435,6 +469,16 @@ def _decisions(
 def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:
     """Mask, uint8 (M,), of the metrics of which a missing reward may count as 0: served ones are of predictions."""
     return np.array([not metric.served for metric in experiment.metrics], np.uint8)
+
+
+def _parts(experiment: Experiment) -> NDArray[np.int64]:
+    """Numerator and denominator of each ratio, int64 (M, 2), by index; -1 of other metrics."""
+    names = [metric.name for metric in experiment.metrics]
+    parts = np.full((len(names), 2), -1, np.int64)
+    for index, metric in enumerate(experiment.metrics):
+        if metric.is_ratio:
+            parts[index] = names.index(str(metric.numerator)), names.index(str(metric.denominator))
+    return parts
 
 
 def _first_shares(experiment: Experiment) -> Floats:
@@ -454,9 +498,9 @@ def _pairs(
 ) -> Pairs | None:
     """Sums of the metrics that have a companion, which follow `sums` from now on; None without such a metric."""
     columns = {
-        index: experiment.covariates.index(metric.covariate)
+        index: -1 if metric.is_ratio else experiment.covariates.index(metric.covariate)
         for index, metric in enumerate(experiment.metrics)
-        if metric.covariate is not UNSET
+        if metric.is_ratio or metric.covariate is not UNSET
     }
     if not columns:
         return None

@@ -54,8 +54,8 @@ def beyond_bounds(metric: str) -> str:
 class RewardAppender:
     """Appends the rewards of one experiment to its log, in groups.
 
-    n_features: d of the experiment's context, 0 without one. order: the number of coefficients of the model that learns
-    from a row, 0 without one.
+    n_features: d of the vectors x of decisions, 0 without any. order: the number of coefficients of the model that
+    learns from a row, 0 without one.
     """
 
     def __init__(

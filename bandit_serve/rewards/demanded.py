@@ -33,7 +33,7 @@ MAX_ENTRIES = 500
 class DemandedExposures:
     """Appends exposures on demand to an experiment's log, each once.
 
-    window_ms: the attribution window. n_features: d of the experiment's context, 0 without one.
+    window_ms: the attribution window. n_features: d of the vectors x of its decisions, 0 without any.
     """
 
     def __init__(self, store: Store, owner: str, window_ms: int, n_features: int = 0) -> None:
@@ -51,7 +51,7 @@ class DemandedExposures:
         each at most once.
         """
         letters = bytearray([UNKNOWN]) * len(rows)
-        shape, turn = Shape(live.experiment, live.n_features), Turn()
+        shape, turn = Shape(live.experiment, live.n_logged), Turn()
         places: list[int] = []
         exposures: list[bytes] = []
         for i, data in enumerate(behind):

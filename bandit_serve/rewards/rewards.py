@@ -317,7 +317,7 @@ class Rewards:
     def _intake_of(self, live: LiveExperiment) -> ExperimentRewards:
         uid = live.record.uid
         if uid not in self._by_uid:
-            self._by_uid[uid] = ExperimentRewards(self._store, live.owner, live.experiment, live.n_features)
+            self._by_uid[uid] = ExperimentRewards(self._store, live.owner, live.experiment, live.n_logged)
         return self._by_uid[uid]
 
     def appender_of(self, live: LiveExperiment) -> RewardAppender:

@@ -39,8 +39,7 @@ class AnswerSizes:
             payloads = decider.payloads
             largest = await _largest(decider.arm_names, decider.models, payloads)
             self._largest[experiment] = payloads, largest
-        n_features = 0 if decider.features is None else decider.features.n_features
-        entry_bytes = ENTRY_BYTES + len(experiment) + TOKEN_BYTES_A_FEATURE * n_features + largest
+        entry_bytes = ENTRY_BYTES + len(experiment) + TOKEN_BYTES_A_FEATURE * decider.n_logged + largest
         if n * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
             raise answer_too_large()
 

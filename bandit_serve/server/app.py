@@ -54,6 +54,12 @@ from bandit_serve.server.admission import Admission
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.cors import CrossOrigin
 from bandit_serve.server.dialects import error_response
+from bandit_serve.server.handlers.covariates import (
+    READERS,
+    CovariateHandlers,
+    CovariatesRequest,
+    CovariatesView,
+)
 from bandit_serve.server.handlers.decisions import DecisionHandlers
 from bandit_serve.server.handlers.experiments import (
     ArmRequest,
@@ -394,6 +400,17 @@ ROUTES: tuple[Route, ...] = (
         operation="replaceExperiment",
     ),
     Route(
+        "PUT",
+        "/v1/experiments/{experiment}/covariates",
+        "covariates.put",
+        "Uploads covariates by unit for a draft, in place of those that it had.",
+        CovariatesRequest,
+        CovariatesView,
+        files=tuple(READERS),
+        refuses=(409, 501),
+        operation="putCovariates",
+    ),
+    Route(
         "DELETE",
         "/v1/experiments/{experiment}",
         "experiments.delete",
@@ -673,6 +690,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
         "flags": FlagHandlers(service),
         "inference": InferenceHandlers(service),
         "experiments": ExperimentHandlers(service),
+        "covariates": CovariateHandlers(service),
         "models": ModelHandlers(service),
         "operations": OperationHandlers(service, document(ROUTES)),
     }

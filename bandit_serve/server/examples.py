@@ -27,6 +27,7 @@ from bandit_serve.api.inference import (
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.server.handlers.covariates import CovariatesRequest, CovariatesView
 from bandit_serve.server.handlers.experiments import ArmRequest, ReasonRequest, StopRequest
 from bandit_serve.server.handlers.models import PatchRequest, RollbackRequest, StatusRequest, VersionMetadata
 from bandit_serve.server.route import BatchAnswer
@@ -72,6 +73,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     DecideRequest: {
         "unit": {"unit": "u1"},
         "context": {"unit": "u1", "context": CONTEXT, "eligible": ["control", "challenger"]},
+        "covariates": {"unit": "u1", "covariates": {"spent_before": 12.5}},
     },
     Decided: {"decided": DECIDED},
     DecideBatch: {
@@ -187,7 +189,12 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
                 {"name": "challenger", "payload": {"colour": "green"}},
             ],
             "unit": "user",
-            "metrics": [{"name": "paid", "kind": "binary"}, {"name": "revenue", "kind": "continuous"}],
+            "metrics": [
+                {"name": "paid", "kind": "binary"},
+                {"name": "revenue", "kind": "continuous", "covariate": "spent_before"},
+                {"name": "orders", "kind": "count"},
+                {"name": "basket", "kind": "ratio", "numerator": "revenue", "denominator": "orders"},
+            ],
             "attribution": {"window": "24h", "missing": "zero"},
         },
         "bandit": {
@@ -213,6 +220,10 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "dimensions": ["device"],
         },
     },
+    CovariatesRequest: {
+        "spent": {"unit": ["user-7", "user-8"], "covariates": {"spent_before": [12.5, None]}},
+    },
+    CovariatesView: {"spent": {"units": 2, "covariates": ["spent_before"]}},
     PolicySpec: {
         "thompson": {"kind": "thompson", "min_share": 0.02, "half_life": "7d"},
         "fixed_split": {"kind": "fixed_split", "shares": {"control": 9, "challenger": 1}},

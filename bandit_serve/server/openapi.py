@@ -41,6 +41,7 @@ TAGS = {
     "flags": "Experiments as flags, by the OpenFeature Remote Evaluation Protocol (OFREP).",
     "inference": "Models and experiments with tensors, by the Open Inference protocol v2.",
     "experiments": "Experiments, made, changed and read.",
+    "covariates": "Numbers of units from before an experiment, which make its intervals narrower.",
     "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
 }
@@ -129,6 +130,7 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
         content = {media: _content(media, [route.takes], schemas) for media in route.media}
         if route.plain is not None:
             content[JSON] = _content(JSON, [route.plain], schemas)
+        content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in route.files}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
 

@@ -23,7 +23,7 @@ from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.experiments.stopping import Stopping
-from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
+from bandit_serve.metrics import KINDS, MAX_VALUE, Ratio, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
@@ -202,6 +202,8 @@ JUMPING = _kinds(lambda policy: policy.jumps)
 LARGE = _number(-MAX_VALUE, MAX_VALUE)
 # Guardrails are of the contract, and not built yet; so are the two of `STOPPING`.
 ROLE: Schema = {"anyOf": [{"type": "string", "enum": ["objective", "secondary"]}, {"type": "null"}]}
+RATIO: Schema = {"const": Ratio.name}
+NOT_THERE: Schema = {"not": {}}
 WITH_BOUNDS = names_of(lambda kind: kind.takes_bounds)
 SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
@@ -212,12 +214,22 @@ METRIC: Schema = {
     "dependentSchemas": {
         "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
         "kind": {
-            "anyOf": [
+            "allOf": [
                 {
-                    "required": ["low", "high"],
-                    **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
+                    "anyOf": [
+                        {
+                            "required": ["low", "high"],
+                            **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
+                        },
+                        {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
+                    ]
                 },
-                {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
+                {
+                    "anyOf": [
+                        {"required": ["numerator", "denominator"], **having(kind=RATIO, covariate=NOT_THERE)},
+                        having(kind={"not": RATIO}, numerator=NOT_THERE, denominator=NOT_THERE),
+                    ]
+                },
             ]
         },
     },
@@ -297,6 +309,7 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     """Rules that follow from the objective's kind."""
     rules = [
         objective(having(source={"const": "client"})),
+        objective(having(kind={"not": RATIO})),
         {
             "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
@@ -337,6 +350,12 @@ EXPERIMENT: Schema = {
                     "anyOf": [
                         {"allOf": [having(metrics=ONE_NAMED), *_of_objectives(_objective_named)]},
                         {"allOf": [having(metrics=NONE_NAMED), *_of_objectives(_objective_first)]},
+                    ]
+                },
+                {
+                    "anyOf": [
+                        having(metrics={"items": having(kind={"not": RATIO})}),
+                        {"required": ["unit"], **having(unit={"const": "user"})},
                     ]
                 },
                 _excludes(JUMPING, having(unit={"const": "request"})),
@@ -394,7 +413,10 @@ BEYOND: Mapping[type, str] = {
     PolicySpec: OF_A_POLICY,
     Arm: OF_AN_ARM,
     ArmRequest: f"{OF_AN_ARM} Where others have `features`, it has as many.",
-    Metric: "`low` is below `high`.",
+    Metric: (
+        "`low` is below `high`; `numerator` and `denominator` are two other metrics of the experiment, count, bounded "
+        "or continuous, that clients send."
+    ),
     ContextField: "`interactions` names other fields, each pair once.",
     StopRequest: "`winner` is an arm that is there.",
     Experiment: (

@@ -13,7 +13,7 @@ from bandit_serve.results.room import widened
 
 cdef enum:
     NOTHING = -1        # in place of a pair or a column
-    N_JOINT = 10        # products of two of four scores
+    N_JOINT = 15        # products of two of five numbers
 
 
 cdef class Pairs(Follower):
@@ -26,8 +26,8 @@ cdef class Pairs(Follower):
     (P, K), each shifted as there: `co_moment` (of deviations from the means), `yyz` and `yzz` (of y^2 z and y z^2),
     `residual_product`, `residual_yyz` and `residual_yzz` (likewise of y - mu(y) and z - mu(z), of an arm's own
     decisions that have scores), `score_product`, `predicted_product` (of the two mu), `pair_product` and
-    `pair_predicted_product` (w^2 times the product of the two differences to control). `joint` (P, K, 10), of pairs
-    without a column: w^2 times the products of each two of the arm's scores of y and z and control's of y and z, in
+    `pair_predicted_product` (w^2 times the product of the two differences to control). `joint` (P, K, 15), of pairs
+    without a column: w^2 times the products of each two of 1, the arm's scores of y and z and control's of y and z, in
     the order of the upper triangle.
     """
 
@@ -85,7 +85,7 @@ cdef class Pairs(Follower):
         }
 
     def of_pair(self, Py_ssize_t pair):
-        """A copy of the sums of products of one pair, by name, (K,) or (K, 10)."""
+        """A copy of the sums of products of one pair, by name, (K,) or (K, 15)."""
         if not 0 <= pair < self.companions.n_metrics:
             raise IndexError(f"expected a pair below {self.companions.n_metrics}")
         return {name: column[pair] for name, column in self.state().items()}
@@ -202,38 +202,38 @@ cdef class Pairs(Follower):
         cdef double inverse = 1.0 / max(one.propensity if e == NULL else e[a], MIN_SHARE)
         cdef bint paired = e == NULL or e[c] > 0.0
         cdef double w, d_y, d_z
-        cdef double[4] scores
+        cdef double[5] scores       # 1, and those of the arm and of control
         self.residual_product[p, a] += sign * off_y * off_z
         self.residual_yyz[p, a] += sign * off_y * off_y * off_z
         self.residual_yzz[p, a] += sign * off_y * off_z * off_z
         for k in range(sums.n_arms):
             if not (k < one.all_of if e == NULL else e[k] > 0.0):
                 continue
-            scores[0], scores[1] = sums.expected[k], companions.expected[k]
+            scores[0], scores[1], scores[2] = 1.0, sums.expected[k], companions.expected[k]
             if k == a:
-                scores[0] += off_y * inverse
-                scores[1] += off_z * inverse
+                scores[1] += off_y * inverse
+                scores[2] += off_z * inverse
             if whole or k == a:
-                self.score_product[p, k] += sign * scores[0] * scores[1]
+                self.score_product[p, k] += sign * scores[1] * scores[2]
             if whole:
                 self.predicted_product[p, k] += sign * sums.expected[k] * companions.expected[k]
             if k == c or not paired or not (whole or k == a or a == c):
                 continue
             w = sums.weight(e, k, one.plain)
             w = sign * w * w
-            scores[2], scores[3] = sums.expected[c], companions.expected[c]
+            scores[3], scores[4] = sums.expected[c], companions.expected[c]
             if whole:
-                self.pair_predicted_product[p, k] += (w * (sums.expected[k] - scores[2])
-                                                      * (companions.expected[k] - scores[3]))
+                self.pair_predicted_product[p, k] += (w * (sums.expected[k] - scores[3])
+                                                      * (companions.expected[k] - scores[4]))
             if c == a:
-                scores[2] += off_y * inverse
-                scores[3] += off_z * inverse
-            d_y, d_z = scores[0] - scores[2], scores[1] - scores[3]
+                scores[3] += off_y * inverse
+                scores[4] += off_z * inverse
+            d_y, d_z = scores[1] - scores[3], scores[2] - scores[4]
             self.pair_product[p, k] += w * d_y * d_z
             if self.column_of[p] == NOTHING:
                 at = 0
-                for i in range(4):
-                    for j in range(i, 4):
+                for i in range(5):
+                    for j in range(i, 5):
                         self.joint[p, k, at] += w * scores[i] * scores[j]
                         at += 1
 

@@ -40,6 +40,9 @@ cdef class Units:
     What came before stays, as rewards that are no sums of events do. A value is then the correctly rounded sum of its
     rewards: `rests` keeps what rounding took from it (`expansion.pxd`).
 
+    `parts` int64 (M, 2): of a ratio its numerator and denominator, -1 of other metrics. A ratio has no rewards: a unit
+    enters with the first of one of its parts (with `zero`, as for the others), and one without either has 0 there.
+
     A unit's note is that of its first exposure, and of the reward that stands in for it.
 
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, `COUNTING_BYTES` and 17 bytes
@@ -53,6 +56,8 @@ cdef class Units:
     cdef bint zero
     cdef const uint8_t[::1] takes_max
     cdef const uint8_t[::1] counts_missing
+    cdef const int64_t[:, ::1] parts
+    cdef bint has_ratios
     cdef uint32_t all_metrics
     cdef readonly Py_ssize_t pending
     cdef readonly Py_ssize_t crossovers
@@ -80,7 +85,12 @@ cdef class Units:
     cdef int halvings
 
     def __cinit__(self, Accumulators sums not None, ShareHistory shares not None, bint zero,
-                  const uint8_t[::1] takes_max, Py_ssize_t most=0, const uint8_t[::1] counts_missing=None):
+                  const uint8_t[::1] takes_max, Py_ssize_t most=0, const uint8_t[::1] counts_missing=None,
+                  const int64_t[:, ::1] parts=None):
+        if parts is None:
+            parts = np.full((sums.n_metrics, 2), -1, np.int64)
+        self.parts = parts
+        self.has_ratios = np.max(parts, initial=-1) >= 0
         if counts_missing is None:
             counts_missing = np.ones(sums.n_metrics, np.uint8)
         if counts_missing.shape[0] != sums.n_metrics:
@@ -226,6 +236,7 @@ cdef class Units:
         """A unit has a reward in place of a former one, 0 where it had none."""
         cdef double old = self.value(row, m)
         cdef Analysed one
+        cdef Py_ssize_t r
         if isnan(self.values[row, m]):
             self.values[row, m] = reward - former
         elif self.counting:
@@ -240,6 +251,45 @@ cdef class Units:
             self.sums.revalue(&one, old)
         elif not self.zero or (self.entered[row] and not self.counts_missing[m]):
             self.enter(row, m)
+        if self.has_ratios:
+            for r in range(self.sums.n_metrics):
+                if self.parts[r, 0] == m or self.parts[r, 1] == m:
+                    self.change_ratio(row, r, m, old)
+        return 0
+
+    cdef int change_ratio(self, int32_t row, Py_ssize_t r, Py_ssize_t m, double old) except -1:
+        """Metric m, whose value was `old`, has another one: so has the ratio r of which it is a part."""
+        cdef Analysed one
+        cdef double numerator, denominator
+        if not self.entered[row] >> r & 1:
+            if not self.zero:
+                self.enter(row, r)
+            return 0
+        self.fill(&one, row, r)
+        numerator = old if self.parts[r, 0] == m else one.value
+        denominator = old if self.parts[r, 1] == m else one.companion
+        self.sums.revalue(&one, numerator, denominator)
+        return 0
+
+    cdef int leave_ratios(self, int32_t row, Py_ssize_t m, double old) except -1:
+        """Metric m, whose value was `old`, has none any more: a ratio whose other part has none either goes with it."""
+        cdef Analysed one
+        cdef Py_ssize_t r, other
+        for r in range(self.sums.n_metrics):
+            if self.parts[r, 0] != m and self.parts[r, 1] != m:
+                continue
+            other = self.parts[r, 1] if self.parts[r, 0] == m else self.parts[r, 0]
+            if self.entered[row] >> other & 1:
+                self.change_ratio(row, r, m, old)
+            elif self.entered[row] >> r & 1:
+                self.fill(&one, row, r)
+                if self.parts[r, 0] == m:
+                    one.value = old
+                else:
+                    one.companion = old
+                self.sums.take_back(&one)
+                self.entered[row] &= ~(<uint32_t> 1 << r)
+                self.dated[row] &= ~(<uint32_t> 1 << r)
         return 0
 
     cdef double value(self, int32_t row, Py_ssize_t m) noexcept:
@@ -248,6 +298,7 @@ cdef class Units:
 
     cdef int leave(self, int32_t row, Py_ssize_t m) except -1:
         cdef Analysed one
+        cdef double old = self.value(row, m)
         if self.entered[row] >> m & 1:
             self.fill(&one, row, m)
             self.sums.take_back(&one)
@@ -255,6 +306,8 @@ cdef class Units:
             self.dated[row] &= ~(<uint32_t> 1 << m)
         self.values[row, m] = 0.0
         self.rests[row, m, :] = 0.0
+        if self.has_ratios:
+            self.leave_ratios(row, m, old)
         return 0
 
     @property
@@ -337,6 +390,8 @@ cdef class Units:
         one.unfloored, one.plain = self.flags[row] & UNFLOORED != 0, self.flags[row] & PLAIN != 0
         one.dated, one.who, one.number, one.time_ms = self.is_dated(row, m), self.unit[row], 0, self.first_ms[row]
         one.x, one.note = NULL, NULL if self.sums.note_width == 0 else &self.notes[row, 0]
+        if self.parts[m, 0] >= 0:
+            one.value, one.companion = self.value(row, self.parts[m, 0]), self.value(row, self.parts[m, 1])
 
     cdef int enter(self, int32_t row, Py_ssize_t m) except -1:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
@@ -433,8 +488,8 @@ cdef class Units:
 
     @staticmethod
     def from_state(Accumulators sums not None, ShareHistory shares not None, state, Py_ssize_t most=0,
-                   const uint8_t[::1] counts_missing=None):
-        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"], most, counts_missing)
+                   const uint8_t[::1] counts_missing=None, const int64_t[:, ::1] parts=None):
+        cdef Units self = Units(sums, shares, state["zero"][0], state["takes_max"], most, counts_missing, parts)
         cdef Py_ssize_t i, n = len(state["unit"])
         shares.check_references(state["vector"], -sums.n_arms)
         # Those of before there was such a thing do not say so.

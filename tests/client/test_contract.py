@@ -44,6 +44,7 @@ from bandit_serve.models import MatrixFactorization
 
 # Types of answers by the name of their component in the description.
 TYPES: dict[str, type] = {
+    "AdjustedResult": experiments.AdjustedResult,
     "ArmResult": experiments.ArmResult,
     "Arm": experiments.Arm,
     "Attribution": experiments.Attribution,
@@ -97,6 +98,7 @@ LEFT_OUT = {
     "getOpenapi",
     "getStats",
     "loadVersion",
+    "putCovariates",
 }
 BUTTON = {
     "id": "button",

@@ -72,6 +72,7 @@ PAGES = {
     "docs/policies.md": Page(),
     "docs/results.md": Page(True, shows=("Winner: none.", '"verdict":"insufficient"')),
     "docs/segments.md": Page(True, shows=('"field":"device","declared":true', '"declared":false')),
+    "docs/variance-reduction.md": Page(True, shows=('"units":3', '"arm":')),
     "docs/models.md": Page(
         True,
         ("pip install '.[train]'", "pip install '.[onnx]'"),

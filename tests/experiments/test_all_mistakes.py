@@ -99,6 +99,7 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "metrics[0].goal": put("metrics", 0, "goal", value="maximise"),
     "metrics[1].high": put("metrics", 1, "high", value=0),
     "metrics[2]": put("metrics", 2, "low", value=0.0),
+    "metrics[2].numerator": put("metrics", 2, "numerator", value="worth"),
     "attribution.window": put("attribution", "window", value="100d"),
     "attribution.missing": drop("attribution", "missing"),
     "context[0].std": put("context", 0, "std", value=0),

@@ -19,6 +19,7 @@ from bandit_serve.log.events import (
     Census,
     Change,
     Changed,
+    Covariates,
     Exposed,
     Pair,
     Revised,
@@ -135,6 +136,7 @@ def test_ticks_and_censuses() -> None:
 
 def test_kinds_are_one_letter_each() -> None:
     kinds = [events.CHANGED, events.EXPOSED, events.REWARDED, events.REVISED, events.TICK, events.CENSUS]
+    kinds.append(events.COVARIATES)
     assert len(set(kinds)) == len(kinds)
     assert all(len(kind) == 1 for kind in kinds)
 
@@ -165,6 +167,7 @@ WIRE: list[tuple[bytes, Any]] = [
     (events.CHANGED, created(experiment(arms=[{"name": "a", "features": [1.0]}]))),
     (events.EXPOSED, msgspec.structs.replace(exposed(0, [1], [5]), pairs=(Pair(0, "u", "i", None),))),
     (events.CENSUS, Census("key")),
+    (events.COVARIATES, Covariates(1, 0, 1, ("a",), bytes(8), bytes(4))),
 ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from scipy.stats import beta, t
 from simulated_results import START_MS, Play, bernoulli, exposed, normal, random_log, record, rewarded
 
@@ -102,7 +103,10 @@ def test_nothing_is_said_before_anything_is_known():
     assert results.reason.startswith("Nothing has been analysed on m yet.")
     for row in metrics_of(fold):
         assert row.n == 0
-        assert {getattr(row, name) for name in row.__struct_fields__ if name != "n"} == {None}
+        assert {getattr(row, name) for name in row.__struct_fields__ if name not in ("n", "adjusted")} == {
+            None
+        }
+        assert row.adjusted is UNSET
 
 
 def test_an_arm_with_too_little_data_is_not_compared_and_the_reason_says_so():

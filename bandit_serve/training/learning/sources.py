@@ -116,7 +116,7 @@ class Sources:
         for entry in entries:
             event: Event | LeftOut = Tick()
             try:
-                event = event_of(entry, live.owner, repairs, live.n_features)
+                event = event_of(entry, live.owner, repairs, live.n_logged)
             except Exception as error:
                 if entry.offset > live.offset:
                     break

@@ -64,9 +64,13 @@ class Page(Generic[T]):
 
 
 def decide(
-    experiment: str, unit: str | None, context: Context | None, eligible: Sequence[str] | None
+    experiment: str,
+    unit: str | None,
+    context: Context | None,
+    eligible: Sequence[str] | None,
+    covariates: Mapping[str, float] | None = None,
 ) -> Call[Decision]:
-    body = given(unit=unit, context=context, eligible=eligible)
+    body = given(unit=unit, context=context, eligible=eligible, covariates=covariates)
     return _post(f"{_experiment(experiment)}/decide", body, _reads(Decision), Repeat.NOT_BEGUN)
 
 

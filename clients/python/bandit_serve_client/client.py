@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -93,10 +93,11 @@ class Client:
         unit: str | None = None,
         context: Context | None = None,
         eligible: Sequence[str] | None = None,
+        covariates: Mapping[str, float] | None = None,
         timeout: float | None = None,
     ) -> Decision:
         """Draws an arm."""
-        return await self._send(calls.decide(experiment, unit, context, eligible), timeout)
+        return await self._send(calls.decide(experiment, unit, context, eligible, covariates), timeout)
 
     async def decide_many(
         self, experiment: str, requests: Sequence[DecisionRequest], *, timeout: float | None = None

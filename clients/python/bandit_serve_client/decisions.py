@@ -80,6 +80,7 @@ class DecisionRequest:
     unit: str | None = None
     context: Context | None = None
     eligible: list[str] | None = None
+    covariates: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,9 @@ class Metric:
     low: float | None = None
     high: float | None = None
     source: str = "client"
+    covariate: str | None = None
+    numerator: str | None = None
+    denominator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,18 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class AdjustedResult:
+    """One arm on one metric, with the variance that its covariate explains taken out (CUPED)."""
+
+    mean: float | None
+    interval: Interval | None
+    difference: float | None
+    difference_interval: Interval | None
+    p_value: float | None
+    theta: float
+
+
+@dataclass(frozen=True, slots=True)
 class MetricResult:
     """One arm on one metric, compared with control where it is not control itself."""
 
@@ -135,6 +150,7 @@ class MetricResult:
     probability_best: float | None
     expected_loss: float | None
     preview: Preview | None = None
+    adjusted: AdjustedResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
@@ -96,10 +96,11 @@ class SyncClient:
         unit: str | None = None,
         context: Context | None = None,
         eligible: Sequence[str] | None = None,
+        covariates: Mapping[str, float] | None = None,
         timeout: float | None = None,
     ) -> Decision:
         """Draws an arm."""
-        return self._send(calls.decide(experiment, unit, context, eligible), timeout)
+        return self._send(calls.decide(experiment, unit, context, eligible, covariates), timeout)
 
     def decide_many(
         self, experiment: str, requests: Sequence[DecisionRequest], *, timeout: float | None = None
