@@ -85,30 +85,33 @@ class SegmentReport(Struct, frozen=True):
 def segment_report(segmented: SegmentedSums, record: Record, dimension: int, declared: bool) -> SegmentReport:
     """Report on one of the dimensions of `segmented`, given by its place."""
     experiment, about = record.experiment, segmented.dimensions[dimension]
-    tables = [SegmentTable(segmented, record, dimension, metric) for metric in range(len(experiment.metrics))]
+    tables = {
+        metric.name: SegmentTable(segmented, record, dimension, index)
+        for index, metric in enumerate(experiment.metrics)
+        if not metric.is_ratio
+    }
     level = 1.0 - level_of_one(about, experiment.stopping.alpha, len(experiment.arms))
-    objective = tables[experiment.metrics.index(experiment.objective)]
     return SegmentReport(
         field=about.name,
         declared=declared,
         level=level,
-        reason=_reason(record, objective, about.name, declared),
+        reason=_reason(record, tables, about.name, declared),
         values=tuple(_segment(record, tables, segment, s) for s, segment in enumerate(about.segments)),
     )
 
 
-def _segment(record: Record, tables: list[SegmentTable], segment: Segment, place: int) -> SegmentResult:
+def _segment(record: Record, tables: dict[str, SegmentTable], segment: Segment, place: int) -> SegmentResult:
     experiment = record.experiment
     names = experiment.arm_names
     return SegmentResult(
         value=segment.value,
         kind=segment.kind,
         arms=tuple(
-            SegmentArm(name, {table.name: table.row(arm, place) for table in tables})
+            SegmentArm(name, {metric: table.row(arm, place) for metric, table in tables.items()})
             for arm, name in enumerate(names)
         ),
         shrunk={
-            name: {table.name: table.shrunk(arm, place) for table in tables}
+            name: {metric: table.shrunk(arm, place) for metric, table in tables.items()}
             for arm, name in enumerate(names)
             if arm != experiment.control_arm
         },
@@ -122,7 +125,6 @@ class SegmentTable:
         experiment = record.experiment
         metric, control, n_arms = experiment.metrics[index], experiment.control_arm, len(experiment.arms)
         rows, kind = segmented.rows(dimension, index), KINDS[metric.kind]
-        self.name = metric.name
         self.sums = sums = Sums.of_rows(segmented.sums, rows)
         self.alpha = level_of_one(segmented.dimensions[dimension], experiment.stopping.alpha, n_arms)
         guarded = np.asarray(sums.unfloored) == 0
@@ -211,9 +213,11 @@ def _chosen(first: NDArray[np.bool_], one: Estimates, other: Estimates) -> Estim
     return chosen
 
 
-def _reason(record: Record, objective: SegmentTable, field: str, declared: bool) -> str:
-    """Reason in words, never empty."""
+def _reason(record: Record, tables: dict[str, SegmentTable], field: str, declared: bool) -> str:
+    """Reason in words, never empty. It tells of the objective, or of the first metric where that is a ratio."""
     experiment = record.experiment
+    name = experiment.objective.name if experiment.objective.name in tables else next(iter(tables))
+    objective = tables[name]
     n_segments, n_others = objective.valid.size, len(experiment.arms) - 1
     alpha = experiment.stopping.alpha
     how = (
@@ -235,8 +239,11 @@ def _reason(record: Record, objective: SegmentTable, field: str, declared: bool)
     if uncompared:
         provisos.append(
             f"no comparison in {uncompared} of {n_segments} segments: fewer than {MIN_OBSERVATIONS} observations of "
-            f"{objective.name} in every arm but one, or no variance"
+            f"{name} in every arm but one, or no variance"
         )
+    ratios = [metric.name for metric in experiment.metrics if metric.is_ratio]
+    if ratios:
+        provisos.append(f"ratios are not split: {', '.join(ratios)}")
     return f"{how} {'; '.join(provisos)}."
 
 
