@@ -39,10 +39,13 @@ def default_floor(kind: str, n_arms: int) -> float:
 
 
 def context_features(experiment: Experiment) -> Features | None:
-    """Features of the experiment's contexts; None where it has no context. `InvalidInput` if they are too many."""
+    """Features of the experiment's contexts; None where it has no context.
+
+    `InvalidInput` if they are too many: a token has room for `MAX_FEATURES`, the covariates among them.
+    """
     if not experiment.context:
         return None
-    return Features(experiment.context, most=MAX_FEATURES)
+    return Features(experiment.context, most=MAX_FEATURES - len(experiment.covariates))
 
 
 def order_of(experiment: Experiment) -> int:

@@ -9,7 +9,7 @@ from bandit_serve.results._follower import Follower
 from bandit_serve.results.room import State
 
 @disjoint_base
-class Pairs(Follower):
+class PairSums(Follower):
     SUMS: Final[tuple[str, ...]]
     @property
     def companions(self) -> Accumulators: ...

@@ -10,21 +10,26 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import METRIC_KINDS, Continuous
 from bandit_serve.results import ratio
 from bandit_serve.results._accumulators import Accumulators
-from bandit_serve.results._pairs import Pairs
+from bandit_serve.results._pairs import PairSums
 from bandit_serve.results.estimates import Estimates, Sums
-from bandit_serve.results.paired import Adjusted, Pair
+from bandit_serve.results.paired import Adjusted, MetricPair
 
 
 class Paired:
     """Metric of the pair `index`, as things stand. `peers` int64 (K,) as in `Evidence`."""
 
     def __init__(
-        self, sums: Accumulators, pairs: Pairs, index: int, experiment: Experiment, peers: NDArray[np.int64]
+        self,
+        sums: Accumulators,
+        pairs: PairSums,
+        index: int,
+        experiment: Experiment,
+        peers: NDArray[np.int64],
     ) -> None:
         metric = int(pairs.metrics[index])
         self.index = index
         self.metric: Metric = experiment.metrics[metric]
-        self.pair = Pair.of(Sums.of(sums, metric), pairs, index)
+        self.pair = MetricPair.of(Sums.of(sums, metric), pairs, index)
         self._kind = METRIC_KINDS[self.metric.kind]
         self._control, self._peers = experiment.control_arm, peers
         self._tuned_for = experiment.stopping.tuned_for

@@ -16,7 +16,7 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.results import sample_ratio
 from bandit_serve.results._accumulators import Accumulators
-from bandit_serve.results._pairs import Pairs
+from bandit_serve.results._pairs import PairSums
 from bandit_serve.results.companions import Paired
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.sequence import Floats
@@ -111,7 +111,7 @@ class Evidence:
             self._look_at_ratio(sums)
         self.next_look[metric] = sums.analysed + max(1, int(sums.analysed * GROWTH))
 
-    def look_at_pairs(self, sums: Accumulators, pairs: Pairs, experiment: Experiment) -> None:
+    def look_at_pairs(self, sums: Accumulators, pairs: PairSums, experiment: Experiment) -> None:
         """Looks at the pairs whose metrics have grown enough; here P pairs are in place of M metrics."""
         alpha = experiment.stopping.alpha
         counts = sums.counts()[pairs.metrics]

@@ -33,7 +33,7 @@ from bandit_serve.results import columns
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
 from bandit_serve.results._open_decisions import OpenDecisions
-from bandit_serve.results._pairs import Pairs
+from bandit_serve.results._pairs import PairSums
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
@@ -495,7 +495,7 @@ def _pairs(
     sums: Accumulators,
     companions: Accumulators | None = None,
     state: dict[str, NDArray[Any]] | None = None,
-) -> Pairs | None:
+) -> PairSums | None:
     """Sums of the metrics that have a companion, which follow `sums` from now on; None without such a metric."""
     columns = {
         index: -1 if metric.is_ratio else experiment.covariates.index(metric.covariate)
@@ -504,7 +504,7 @@ def _pairs(
     }
     if not columns:
         return None
-    pairs = Pairs(sums, list(columns), list(columns.values()), companions, state)
+    pairs = PairSums(sums, list(columns), list(columns.values()), companions, state)
     sums.followers = (pairs,)
     return pairs
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from bandit_serve.metrics import Continuous, MetricKind
-from bandit_serve.results._pairs import Pairs
+from bandit_serve.results._pairs import PairSums
 from bandit_serve.results.estimates import PRIOR, Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.sequence import Floats, Sequence
 
 
 @dataclass(frozen=True)
 class Products:
-    """Sums of products of one pair, arrays (K,), as `Pairs` has them; `joint` (K, 15)."""
+    """Sums of products of one pair, arrays (K,), as `PairSums` has them; `joint` (K, 15)."""
 
     co_moment: Floats
     yyz: Floats
@@ -35,7 +35,7 @@ class Products:
 
 
 @dataclass(frozen=True)
-class Pair:
+class MetricPair:
     """A metric's values y, their companions z, and the sums of their products."""
 
     y: Sums
@@ -43,7 +43,7 @@ class Pair:
     products: Products
 
     @classmethod
-    def of(cls, y: Sums, pairs: Pairs, index: int) -> Pair:
+    def of(cls, y: Sums, pairs: PairSums, index: int) -> MetricPair:
         return cls(y, Sums.of(pairs.companions, index), Products(**pairs.of_pair(index)))
 
     @property
@@ -142,7 +142,7 @@ class Adjusted:
     @classmethod
     def of(
         cls,
-        pair: Pair,
+        pair: MetricPair,
         kind: type[MetricKind],
         control: int,
         peers: np.ndarray[tuple[int], np.dtype[np.int64]],
@@ -160,7 +160,7 @@ class Adjusted:
         )
         return cls(theta, sums, estimates)
 
-    def arms(self, pair: Pair) -> Sequence:
+    def arms(self, pair: MetricPair) -> Sequence:
         """Sequence of the arms' means of y - theta (z - mean z). That mean z is known from the sample, too."""
         arms, n = self.estimates.arms, max(pair.z.analysed, 1)
         own = np.maximum(pair.z.n - 1, 1)

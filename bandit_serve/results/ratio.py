@@ -19,7 +19,7 @@ from bandit_serve.results.estimates import (
     Estimates,
     moving_shares,
 )
-from bandit_serve.results.paired import Pair
+from bandit_serve.results.paired import MetricPair
 from bandit_serve.results.sequence import Floats, Sequence, mean_sequence
 
 MIN_ERRORS = 10.0
@@ -27,20 +27,20 @@ MIN_ERRORS = 10.0
 UPPER = np.triu_indices(5)
 
 
-def variances(pair: Pair) -> Floats:
+def variances(pair: MetricPair) -> Floats:
     """n times the variance of each arm's ratio, (K,), with n - 1; meaningless where the denominators sum to 0."""
     sums = pair.without(_divided(pair.y.total, pair.z.total), Continuous)
     return sums.sample_variance / np.square(_one_for_none(pair.z.mean))
 
 
 def estimates(
-    pair: Pair, control: int, peers: NDArray[np.int64], tuned_for: float, *, moving: bool
+    pair: MetricPair, control: int, peers: NDArray[np.int64], tuned_for: float, *, moving: bool
 ) -> Estimates:
     """Estimates of the arms' ratios and their differences to control, as those of a metric's means."""
     return _moving(pair, control, peers, tuned_for) if moving else _fixed(pair, control, tuned_for)
 
 
-def _fixed(pair: Pair, control: int, tuned_for: float) -> Estimates:
+def _fixed(pair: MetricPair, control: int, tuned_for: float) -> Estimates:
     ratio, mean = _divided(pair.y.total, pair.z.total), _one_for_none(pair.z.mean)
     sums = pair.without(ratio, Continuous)
     n = np.maximum(sums.n, 1)
@@ -65,7 +65,7 @@ def _fixed(pair: Pair, control: int, tuned_for: float) -> Estimates:
     )
 
 
-def _moving(pair: Pair, control: int, peers: NDArray[np.int64], tuned_for: float) -> Estimates:
+def _moving(pair: MetricPair, control: int, peers: NDArray[np.int64], tuned_for: float) -> Estimates:
     y, z = pair.y, pair.z
     t = np.maximum(y.eligible, 1).astype(np.float64)
     mean = z.score / t + z.origin

@@ -16,7 +16,7 @@ cdef enum:
     N_JOINT = 15        # products of two of five numbers
 
 
-cdef class Pairs(Follower):
+cdef class PairSums(Follower):
     """What the variance of y - t z needs, for any number t: P pairs of a metric's values y and their companions z.
 
     `metrics` int64 (P,): the metric of each pair, each at most once; `columns` int64 (P,): the column of the note that

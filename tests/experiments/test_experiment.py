@@ -101,7 +101,7 @@ MALFORMED: dict[str, list[dict[str, Any]]] = {
         {"metrics": []},
         {"metrics": [{**BINARY, "name": f"m{i}"} for i in range(MAX_METRICS + 1)]},
     ],
-    "$.metrics[0].kind": [{"metrics": [{"name": "m", "kind": "ratio"}]}],
+    "$.metrics[0].kind": [{"metrics": [{"name": "m", "kind": "quotient"}]}],
     "$.metrics[0].goal": [{"metrics": [{**BINARY, "goal": "more"}]}],
     "$.unit": [{"unit": "session"}],
     "$.policy.min_share": [

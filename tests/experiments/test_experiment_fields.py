@@ -43,7 +43,7 @@ WHOLE: dict[str, Any] = {
         {**ARM, "name": "b", "payload": None, "features": [0.0, 1.0]},
     ],
     "control": "b",
-    "unit": "request",
+    "unit": "user",
     "policy": {
         "kind": "lin_ts",
         "min_share": 0.02,
@@ -59,7 +59,15 @@ WHOLE: dict[str, Any] = {
             "low": -1.0,
             "high": 2.0,
         },
-        {"name": "clicks", "kind": "count", "role": "secondary"},
+        {"name": "clicks", "kind": "count", "role": "secondary", "covariate": "clicks_before"},
+        {"name": "visits", "kind": "count", "role": "secondary"},
+        {
+            "name": "clicks_a_visit",
+            "kind": "ratio",
+            "role": "secondary",
+            "numerator": "clicks",
+            "denominator": "visits",
+        },
         {
             "name": "latency_ms",
             "kind": "continuous",

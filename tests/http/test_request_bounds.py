@@ -71,6 +71,7 @@ def test_every_route_with_a_body_takes_no_more_than_it_needs_or_is_a_batch() -> 
         "POST /v1/experiments/{experiment}/predict/batch",
         "POST /v1/experiments",
         "PUT /v1/experiments/{experiment}",
+        "PUT /v1/experiments/{experiment}/covariates",
         "POST /v1/models/{model}/versions",
         "POST /v1/exposures",
         "POST /v2/models/{model}/infer",

@@ -13,7 +13,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.metrics import Binary, Continuous
 from bandit_serve.results import ResultsFold, ratio
 from bandit_serve.results.estimates import Sums
-from bandit_serve.results.paired import LINEAR, Adjusted, Pair
+from bandit_serve.results.paired import LINEAR, Adjusted, MetricPair
 from bandit_serve.results.sequence import mean_sequence, p_value
 
 
@@ -73,7 +73,7 @@ CLICKS = (
 
 
 def pair_of(fold, metric, index=0):
-    return Pair.of(Sums.of(fold.sums, metric), fold.pairs, index)
+    return MetricPair.of(Sums.of(fold.sums, metric), fold.pairs, index)
 
 
 def test_cuped_has_the_values_of_the_formulas():

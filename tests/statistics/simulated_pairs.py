@@ -145,7 +145,9 @@ def ratio(
         for step, shares in enumerate([np.array([0.9, 0.1]), EVEN] if moved else [EVEN, EVEN]):
             arms = np.searchsorted(np.cumsum(shares)[:-1], rng.random(half), side="right")
             sessions = 1.0 + rng.geometric(0.1, half)
-            rates = rng.beta(0.5, 1.5, half) + np.array([0.0, lift])[arms]
+            # Of a mean of .25; a lift is of those that do not click.
+            rates = rng.beta(0.5, 1.5, half)
+            rates += (1.0 - rates) / 0.75 * np.array([0.0, lift])[arms]
             clicks = rng.binomial(sessions.astype(np.int64), rates).astype(np.float64)
             units = np.arange(step * half + 1, (step + 1) * half + 1, dtype=np.uint64)
             at = START_MS + step
@@ -163,13 +165,11 @@ def ratio(
 
 
 def main(n: int = 300) -> None:
-    print(f"cuped normal, even split: {cuped(n)}", flush=True)
-    print(f"cuped normal, Thompson: {cuped(n, thompson=True)}", flush=True)
     for moved in (False, True):
         for lift in (0.0, 0.05):
-            print(
-                f"ratio, moved {moved}, lift {lift}: coverage {ratio(n, lift=lift, moved=moved)}", flush=True
-            )
+            by_unit, independent = ratio(n, lift=lift, moved=moved)
+            what = f"ratio, {'moved shares' if moved else 'even split'}, lift {lift}"
+            print(f"{what}: coverage {by_unit:.3f}, as if independent {independent:.3f}", flush=True)
     for law in LAWS:
         for thompson in (False, True):
             found = cuped(n, law, thompson=thompson)
