@@ -369,3 +369,17 @@ def test_levels_stay_above_zero() -> None:
     fold = played(ResultsFold(made), a_log(2))
     segments = report(fold, made, {}, 0, by="land").segments
     assert segments.level == 1.0
+
+
+def test_ratios_are_left_out_and_said_so() -> None:
+    made = about("user", n_arms=2, dimensions=("device",))
+    metrics = (
+        *made.experiment.metrics,
+        Metric(name="spent", kind="count", role="secondary"),
+        Metric(name="each", kind="ratio", role="secondary", numerator="worth", denominator="spent"),
+    )
+    experiment = msgspec.structs.replace(made.experiment, metrics=metrics)
+    made = msgspec.structs.replace(made, experiment=experiment)
+    segments = report(ResultsFold(made), made, {}, 0, by="device").segments
+    assert set(segments.values[0].arms[0].metrics) == {"hit", "worth", "spent"}
+    assert "ratios are not split: each" in segments.reason
