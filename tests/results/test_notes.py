@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from simulated_results import START_MS, exposed, random_log, record, revised
+from simulated_results import START_MS, exposed, random_log, record, revised, with_arm
 
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.log.events import Exposed, Revised, Rewarded, Tick
+from bandit_serve.log.events import Change, Changed, Exposed, Revised, Rewarded, Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies.context import ContextField
 from bandit_serve.results import ResultsFold
@@ -137,6 +137,22 @@ def test_a_snapshot_and_the_rest_of_the_log_are_the_whole_log_bit_for_bit(unit, 
         resumed = ResultsFold.from_state(resumed.offset, resumed.state())
     assert resumed.state() == whole.state()
     assert whole.pairs.companions.counts().min() > 10
+
+
+@pytest.mark.parametrize(("unit", "missing"), MODES)
+def test_an_arm_that_comes_leaves_sums_of_pairs_as_they_were(unit, missing):
+    log = a_log(3)
+    fold, without = ResultsFold(about(unit, missing)), ResultsFold(about(unit, missing))
+    played(fold, log[:30])
+    fold.apply(Offset(fold.now_ms, 1), Changed(with_arm(fold.record, "d"), Change("add_arm", "a", arm="d")))
+    played(fold, log[30:])
+    played(without, log)
+    for pair in range(2):
+        for name, column in without.pairs.of_pair(pair).items():
+            grown = fold.pairs.of_pair(pair)[name]
+            assert (grown[:3] == column).all(), name
+            assert not grown[3:].any()
+    assert ResultsFold.from_state(fold.offset, fold.state()).state() == fold.state()
 
 
 def test_late_and_revised_values_keep_their_companion():
