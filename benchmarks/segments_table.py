@@ -1,6 +1,6 @@
 """Table of laws × set-ups: how often results by segment ever tell a difference where there is none in any segment.
 
-    python benchmarks/segments_table.py                                          every cell, some minutes
+    python benchmarks/segments_table.py                                          every cell, which takes hours
     python benchmarks/segments_table.py --runs 100 --set-up "90/10" --law "orders"          some
 
 Eight segments of unequal traffic (1, 1/2, … 1/8) and one of unknown values, in experiments that are run through the
