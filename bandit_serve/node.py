@@ -18,6 +18,7 @@ from bandit_serve.registry.artifact_store import open_artifacts
 from bandit_serve.registry.registry import Registry
 from bandit_serve.replication.exposures_log import ExposuresLog
 from bandit_serve.replication.results_log import ResultsLog
+from bandit_serve.replication.segmented_results import SegmentedResults
 from bandit_serve.replication.tail import Tail
 from bandit_serve.serving.kinds import VersionOpener
 from bandit_serve.serving.loaded import LoadedModels
@@ -44,6 +45,7 @@ class Node:
         self.replica = Replica()
         self.tail = Tail(self.store, self.replica)
         self.results = ResultsLog(self.store, self.replica)
+        self.segmented_results = SegmentedResults(self.store, self.replica, self.results)
         self.upstreams = UpstreamPool(AllowedUpstreams(settings.upstream_prefixes))
         self.exposures = ExposuresLog(self.store, self.replica)
 

@@ -48,6 +48,8 @@ _CAUSES = [
     (r"context\[\d+\]\.interactions.*", r"context\[\d+\](\.name)?"),
     (r"audience\b.*", r"context.*"),
     (r"keep_assigned", r"unit|policy\.kind"),
+    (r"dimensions\[\d+\]", r"context(\[\d+\](\.(name|kind|values|buckets))?)?"),
+    (r"dimensions", rf"context.*|{_ARMS}|metrics(\[\d+\])?|dimensions.*"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
     (r"stopping\.rule", r"policy\.kind"),
     (r"stopping\.(looks|expected_samples)", r"stopping\.mode"),

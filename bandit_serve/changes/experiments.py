@@ -343,6 +343,7 @@ class ExperimentChanges:
             changed = msgspec.structs.replace(record, experiment=with_metric(experiment, metric))
             if record.started_ms is None:
                 return changed
+            _require_room_for_metrics(experiment)
             former = () if record.joined is UNSET else record.joined
             return msgspec.structs.replace(changed, joined=(*former, Joined(metric.name, now_ms)))
 
@@ -449,6 +450,20 @@ class ExperimentChanges:
             return Changed(with_status(record, move, to, now_ms, winner), Change(move, who, reason))
 
         return await self._changes.change_experiment(name, decide, if_match)
+
+
+def _require_room_for_metrics(experiment: Experiment) -> None:
+    """Raises `Conflict` where what is kept of the metrics was laid out at the start."""
+    laid_out = {
+        "commits to its looks": experiment.stopping.horizon,
+        "has dimensions": bool(experiment.dimensions),
+        "interleaves": experiment.interleaves,
+    }
+    for why, holds in laid_out.items():
+        if holds:
+            raise Conflict(
+                f"The experiment {experiment.id!r} {why}; its metrics are final once it has started."
+            )
 
 
 def servable(experiment: Experiment, further: Sequence[ExperimentCheck] = ()) -> Experiment:

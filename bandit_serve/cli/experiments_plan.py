@@ -85,12 +85,11 @@ def _change(existing: LiveExperiment, wanted: Experiment, registry: Registry) ->
         require_versions(wanted, registry)
         return Planned(wanted, "draft changed", existing.etag, whole=True, changes=changes)
     fixed = [name for name in Experiment.__struct_fields__ if name not in ("policy", "arms")]
+    stands, asked = _plain(present), _plain(wanted)
     errors = [
         FieldError(at, f"is {shown(before)} and can not become {shown(after)}: {_why_fixed(at)}")
         for name in fixed
-        for at, before, after in _differences(
-            _plain(getattr(present, name)), _plain(getattr(wanted, name)), name
-        )
+        for at, before, after in _differences(stands.get(name), asked.get(name), name)
     ]
     errors += _arm_errors(existing, wanted, registry)
     names = set(wanted.arm_names)

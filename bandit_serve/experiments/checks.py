@@ -15,6 +15,7 @@ from bandit_serve.base.mistakes import expected_one_of
 from bandit_serve.base.names import repeated_names
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiments.audience import audience_errors
+from bandit_serve.experiments.dimensions import dimension_errors
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
@@ -48,7 +49,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors += [*_stopping_errors(experiment), *_horizon_errors(experiment), *_policy_errors(experiment)]
     errors += [*_tag_errors(experiment), *_audience_errors(experiment), *_keeping_errors(experiment)]
     errors += _mode_errors(experiment)
-    errors += context_errors(experiment.context)
+    errors += [*context_errors(experiment.context), *_dimension_errors(experiment)]
     if not known_arms:
         errors += _long_values(experiment.context)
     if errors:
@@ -61,6 +62,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
         stopping=experiment.stopping.written(),
         keep_assigned=True if experiment.keeps_assigned else UNSET,
         mode="interleave" if experiment.interleaves else UNSET,
+        dimensions=experiment.dimensions or UNSET,
     )
 
 
@@ -82,6 +84,10 @@ def with_metric(experiment: Experiment, metric: Metric) -> Experiment:
     if metric.role == "objective":
         detail = f"expected secondary: {experiment.objective.name} stays the objective"
         raise InvalidInput(f"role: {detail}.", [FieldError("role", detail)])
+    if metric.covariate is not UNSET or metric.is_ratio:
+        at = "kind" if metric.is_ratio else "covariate"
+        detail = "expected none: a metric with a companion can not be added, as what is kept of it begins with the log"
+        raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
     metrics = (*experiment.metrics, metric)
     try:
         return validated(msgspec.structs.replace(experiment, metrics=metrics), len(experiment.arms))
@@ -209,6 +215,10 @@ def _guardrail_errors(experiment: Experiment) -> list[FieldError]:
                 errors.append(FieldError(f"{at}.margin", "a guardrail needs a margin, absolute or relative"))
             elif (margin.absolute is UNSET) == (margin.relative is UNSET):
                 errors.append(FieldError(f"{at}.margin", "expected absolute or relative, and not both"))
+            if metric.quantile is not UNSET:
+                errors.append(
+                    FieldError(f"{at}.quantile", "a guardrail is of a mean; leave the quantile out")
+                )
             continue
         errors += [
             FieldError(f"{at}.{name}", f"only a guardrail takes {name}")
@@ -334,6 +344,11 @@ def require_future(now_ms: int, experiment: Experiment) -> None:
     ]
     if errors:
         raise InvalidInput(f"The experiment is not valid: {errors[0].at}: {errors[0].detail}.", errors)
+
+
+def _dimension_errors(experiment: Experiment) -> list[FieldError]:
+    n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
+    return dimension_errors(experiment.context, experiment.dimensions or (), n_metrics, n_arms)
 
 
 def _policy_errors(experiment: Experiment) -> list[FieldError]:

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
 from bandit_serve.experiments.audience import AudienceRule
+from bandit_serve.experiments.dimensions import MAX_DIMENSIONS, Dimension, dimensions_of
 from bandit_serve.experiments.layer import Layer
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -20,6 +21,8 @@ from bandit_serve.policies import parameters
 from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 
 MAX_ARMS = parameters.MAX_ARMS
+# First bytes of maps in MessagePack.
+_SHORT_MAP, _LONG_MAP = 0x80, 0xDE
 MAX_METRICS = 32
 MAX_FEATURE = 1e9
 MAX_TEXT_CHARS = 4_000
@@ -78,7 +81,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     """Experiment. `audience` and `layer` say which requests are in it; with `keep_assigned` a unit keeps its arm.
 
     With the `mode` `interleave` each request gets one list that is drafted from the lists of both arms, in place of
-    one arm's.
+    one arm's. `dimensions` names context fields by whose values results are split.
 
     What is UNSET is not written: so builds without the field can read logs of experiments that do not use it.
     """
@@ -103,6 +106,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[Literal["allocate", "interleave"], Meta(extra_json_schema={"default": "allocate"})]
         | UnsetType
     ) = UNSET
+    dimensions: Annotated[tuple[Name, ...], Meta(max_length=MAX_DIMENSIONS)] | UnsetType = UNSET
 
     @property
     def keeps_assigned(self) -> bool:
@@ -112,6 +116,11 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def interleaves(self) -> bool:
         return self.mode == "interleave"
+
+    @property
+    def declared(self) -> tuple[Dimension, ...]:
+        """Dimensions that were declared."""
+        return dimensions_of(self.context, self.dimensions or ())
 
     @property
     def arm_names(self) -> tuple[str, ...]:
@@ -228,6 +237,18 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
         """Guardrails that do not pause an arm any more, by the arms that have some."""
         pairs = zip(self.experiment.arm_names, self.standings, strict=False)
         return {name: standing.overridden for name, standing in pairs if standing.overridden is not UNSET}
+
+    def packed(self) -> bytes:
+        """MessagePack of the record: the same bytes from every build that knows its fields.
+
+        A struct of 16 fields or more gets a long header however few of them are written, and the experiment had fewer
+        in former builds.
+        """
+        experiment = msgspec.msgpack.encode(self.experiment)
+        n_fields = int.from_bytes(experiment[1:3], "big")
+        if experiment[0] == _LONG_MAP and n_fields < 16:
+            experiment = bytes([_SHORT_MAP | n_fields]) + experiment[3:]
+        return msgspec.msgpack.encode(msgspec.structs.replace(self, experiment=msgspec.Raw(experiment)))
 
     @property
     def arm_statuses(self) -> dict[str, ArmStatus]:

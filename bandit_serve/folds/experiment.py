@@ -636,7 +636,7 @@ class LiveExperiment:
         if self.midway:
             raise RuntimeError(f"{self.experiment.id} has no state in the middle of an entry")
         state = ExperimentState(
-            record=msgspec.msgpack.encode(self.record),
+            record=self.record.packed(),
             policy=self.policy.state(),
             pending=None if self.pending is None else self.pending.state(),
             joined=None if self.joined is None else self.joined.state(),

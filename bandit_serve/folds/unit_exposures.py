@@ -163,7 +163,7 @@ class UnitExposures:
 
     def state(self) -> bytes:
         """Whole state, in its one encoding."""
-        record = msgspec.msgpack.encode(self.record)
+        record = self.record.packed()
         return _CODEC.pack(UnitExposuresState(record, self.omitted, self.dropped, **self._kept.state()))
 
     @classmethod

@@ -415,4 +415,5 @@ class Shape:
         _require(same, "the metrics that were there, in no other order")
         same = here.unit == there.unit and here.context == there.context
         _require(same and here.attribution == there.attribution, "unit, context and attribution as they were")
+        _require(here.dimensions == there.dimensions, "the dimensions that were declared")
         _require(0 <= event.record.revision < 2**32, "a revision of 32 bits")

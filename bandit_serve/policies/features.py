@@ -48,12 +48,8 @@ class Features:
         self.missing = dict.fromkeys((field.name for field in fields), 0)
         self.unknown = dict(self.missing)
         self.unexpected = 0
-        places: dict[str, slice] = {}
-        names = ["intercept"]
-        for field in fields:
-            own = feature_names(field)
-            places[field.name] = slice(len(names), len(names) + len(own))
-            names += own
+        places = places_of(fields)
+        names = ["intercept", *(name for field in fields for name in feature_names(field))]
         self._pairs: list[tuple[slice, slice]] = []
         for name, other in interactions(fields):
             left, right = places[name], places[other]
@@ -145,6 +141,15 @@ def n_features_of(fields: Sequence[ContextField]) -> int:
     widths = {field.name: _width(field) for field in fields}
     products = (widths[name] * widths[other] for name, other in interactions(fields))
     return 1 + sum(widths.values()) + sum(products)
+
+
+def places_of(fields: Sequence[ContextField]) -> dict[str, slice]:
+    """Places of each field's own features in a vector, by field. The fields have no errors."""
+    places, start = {}, 1
+    for field in fields:
+        places[field.name] = slice(start, start + _width(field))
+        start += _width(field)
+    return places
 
 
 def interactions(fields: Sequence[ContextField]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ d_s = mu_s(b) - mu_s(a).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,6 +99,15 @@ class Sums:
             moved=bool(rows["moved"]),
             contextual=sums.contextual,
         )
+
+    @classmethod
+    def of_rows(cls, sums: Accumulators, rows: NDArray[np.int64]) -> Sums:
+        """Sums of several metrics side by side, of rows int64 (R,)."""
+        columns = sums.of_metrics(rows)
+        numbers = ("analysed", "unfloored", "unsquared", "modelled", "dated", "origin")
+        side_by_side: dict[str, Any] = {name: columns[name].T for name in (*sums.COUNTS, *sums.SUMS)}
+        side_by_side |= {name: columns[name] for name in numbers} | {"moved": columns["moved"] > 0}
+        return cls(**side_by_side, contextual=sums.contextual)
 
     @property
     def mean(self) -> Floats:
@@ -254,6 +264,19 @@ class Estimates:
     def reach(self, alpha: float) -> tuple[Floats, Floats]:
         """Distances from the arms' means to the lower and the upper ends of their intervals, (K,) each."""
         return skewness.reach(self.arms, self.skewness, alpha)
+
+    def liftable(
+        self, lifts: Ratios, lost: NDArray[np.bool_], control: int, least: float
+    ) -> NDArray[np.bool_]:
+        """True for arms with a lift: control is not 0, and the estimates are values that the metric can have.
+
+        `least` is the least that its mean may be, `lost` as `Sums.lost`.
+        """
+        known: NDArray[np.bool_] = self.compared & lifts.known & ~(lost | lost[control])
+        if least >= 0.0:
+            mean = self.controls.mean
+            known &= (mean > 0.0) & (mean + self.differences.mean >= 0.0)
+        return known
 
     def lifts(self, alpha: float) -> Ratios:
         """Differences relative to control, with intervals that hold like those of the differences."""

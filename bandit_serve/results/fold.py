@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
+from bandit_serve.experiments.dimensions import Dimension, dimensions_of
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment, Record
 from bandit_serve.log.events import (
@@ -50,6 +51,7 @@ from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
 from bandit_serve.results.joining import with_metrics
 from bandit_serve.results.notes import Notes
 from bandit_serve.results.point import point_of
+from bandit_serve.results.segments import SegmentedSums
 from bandit_serve.results.sequence import Floats
 from bandit_serve.results.uploads import Uploads
 
@@ -90,18 +92,22 @@ class ResultsFold:
     """Results of what the log of `record`'s experiment says, up to an entry.
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
-    from, `pairs` and `pair_evidence` those of metrics with a companion, `harm` is the evidence on guardrails (None
-    without any), `noted` the decision at the last look (None without one), `pending` and `crossovers` as in the
-    contract. `n_features` is d of the vectors x that go with decisions, 0 without context and covariates. `offset` is
-    that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that it has met
-    (`repairs.py`). `history` keeps what was known before.
+    from, `pairs` and `pair_evidence` those of metrics with a companion, `segmented` those by segment, `harm` is the
+    evidence on guardrails (None without any), `noted` the decision at the last look (None without one), `pending` and
+    `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions, 0 without context and
+    covariates. `offset` is that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that
+    it has met (`repairs.py`). `history` keeps what was known before.
+
+    look_up: names of context fields that are dimensions in place of those that the experiment declares.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, look_up: Sequence[str] = ()) -> None:
         experiment = record.experiment
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
-        self._notes = Notes(experiment)
+        self._look_up = tuple(look_up)
+        dimensions = _dimensions(experiment, self._look_up)
+        self._notes = Notes(experiment, dimensions)
         self.n_features = self._notes.n_logged
         self._shape = Shape(experiment, None)
         self.offset = START
@@ -114,6 +120,7 @@ class ResultsFold:
         self.sums.know_features(_n_features(experiment, self.sums))
         self.sums.note_width = self._notes.width
         self.pairs = _pairs(experiment, self.sums)
+        self.segmented = _segmented(dimensions, self.sums, self._notes)
         self.pair_evidence = Evidence.none(len(self.pairs.metrics) if self.pairs else 0, n_arms)
         self._beginnings = self.sums.beginnings = _beginnings(experiment)
         self.sums.put_caps(_caps(experiment))
@@ -230,6 +237,8 @@ class ResultsFold:
         looked = self.evidence.look(self.sums, self.record.experiment, self.harm)
         if self.pairs is not None:
             self.pair_evidence.look_at_pairs(self.sums, self.pairs, self.record.experiment, self.harm)
+        if self.segmented is not None:
+            self.segmented.look(self.record.experiment)
         if self.looks is not None:
             self.looks.look(self.sums, self.record.experiment, self.evidence.peers)
         if (looked or changed) and self._may_be_decided():
@@ -331,7 +340,7 @@ class ResultsFold:
         """This fold, or a copy of it that counts the rewards too whose exposures are still on their way."""
         if not self._early:
             return self
-        copy = ResultsFold.from_state(self.offset, self.state())
+        copy = ResultsFold.from_state(self.offset, self.state(), self._look_up)
         copy._count(copy._early.given_up(None))
         copy._look(False)
         return copy
@@ -344,7 +353,7 @@ class ResultsFold:
         event = event.whole(former)
         if is_another_draft(former, event):
             kept = {"now_ms": self.now_ms, "omitted": self.omitted}
-            vars(self).update(vars(ResultsFold(event.record)), **kept)
+            vars(self).update(vars(ResultsFold(event.record, self._look_up)), **kept)
             return
         self._shape.check(event)
         record = event.record
@@ -357,6 +366,8 @@ class ResultsFold:
         if _contextual(record.experiment.policy):
             if not self.sums.contextual:
                 self.sums.contextual = True
+                if self.segmented is not None:
+                    self.segmented.sums.contextual = True
                 self.sums.know_features(_n_features(record.experiment, self.sums))
             self._beginnings.close()
         if record.revision >= self.record.revision:
@@ -372,7 +383,7 @@ class ResultsFold:
         state = with_metrics(
             self._columns(), ResultsFold(joined)._columns(), _n_features(experiment, self.sums)
         )
-        vars(self).update(vars(self._restored(joined, state)), offset=self.offset)
+        vars(self).update(vars(self._restored(joined, state, self._look_up)), offset=self.offset)
 
     def _grow(self, n_arms: int) -> None:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
@@ -381,6 +392,8 @@ class ResultsFold:
         for evidence in (self.evidence, self.pair_evidence):
             evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
+        if self.segmented is not None:
+            self.segmented.grow(n_arms)
         self.sums.grow(n_arms)
         if self.sums.n_features == 0 and isinstance(self._decisions, OpenDecisions):
             self._decisions.forget_features()
@@ -391,7 +404,7 @@ class ResultsFold:
 
     def state(self) -> bytes:
         """Snapshot: equal bytes for equal folds, wherever the log was cut."""
-        return CODEC.pack(ResultsState(msgspec.msgpack.encode(self.record), self._columns()))
+        return CODEC.pack(ResultsState(self.record.packed(), self._columns()))
 
     def _columns(self) -> StateColumns:
         shares, numbers = self._shares.state(self._decisions.vectors())
@@ -412,6 +425,7 @@ class ResultsFold:
             "decisions": self._decisions.state(numbers),
             "early": self._early.state(),
             **self._pairs_columns(),
+            **({} if self.segmented is None else self.segmented.state()),
             **self._parts_in_use(),
         }
 
@@ -448,17 +462,17 @@ class ResultsFold:
         return parts
 
     @classmethod
-    def from_state(cls, offset: Offset, state: bytes) -> ResultsFold:
-        """Fold whose `state` at `offset` this was; `UnreadableEntry` for anything else."""
+    def from_state(cls, offset: Offset, state: bytes, look_up: Sequence[str] = ()) -> ResultsFold:
+        """Fold whose `state` at `offset` this was, with the same `look_up`; `UnreadableEntry` for anything else."""
         read = CODEC.unpack(state)
         with reading(RESULTS):
-            fold = cls._restored(msgspec.msgpack.decode(read.record, type=Record), read.columns)
+            fold = cls._restored(msgspec.msgpack.decode(read.record, type=Record), read.columns, look_up)
         fold.offset = offset
         return fold
 
     @classmethod
-    def _restored(cls, record: Record, state: StateColumns) -> ResultsFold:
-        fold = cls(record)
+    def _restored(cls, record: Record, state: StateColumns, look_up: Sequence[str]) -> ResultsFold:
+        fold = cls(record, look_up)
         experiment = record.experiment
         if "uploads" in state:
             fold._notes.uploads = Uploads.from_state(experiment.covariates, state["uploads"])
@@ -505,6 +519,9 @@ class ResultsFold:
             companions.restore_epochs(state["companion_epochs"])
             fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
             fold.pair_evidence = Evidence.from_state(state["pair_evidence"])
+        if fold.segmented is not None:
+            fold.segmented.restore(state)
+            fold.sums.followers = (*fold.sums.followers, fold.segmented.follower)
         fold.evidence = Evidence.from_state(state["evidence"])
         if "harm" in state:
             fold.harm = HarmEvidence(**state["harm"])
@@ -668,6 +685,19 @@ def _pairs(
     pairs = PairSums(sums, list(columns), list(columns.values()), companions, state)
     sums.followers = (pairs,)
     return pairs
+
+
+def _dimensions(experiment: Experiment, look_up: Sequence[str]) -> tuple[Dimension, ...]:
+    return dimensions_of(experiment.context, look_up) if look_up else experiment.declared
+
+
+def _segmented(dimensions: Sequence[Dimension], sums: Accumulators, notes: Notes) -> SegmentedSums | None:
+    """Sums by segment, which follow `sums` from now on; None without a dimension."""
+    if not dimensions:
+        return None
+    segmented = SegmentedSums(dimensions, sums, notes.n_covariates)
+    sums.followers = (*sums.followers, segmented.follower)
+    return segmented
 
 
 def _beginnings(experiment: Experiment) -> Beginnings:

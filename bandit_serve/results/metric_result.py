@@ -280,14 +280,8 @@ class MetricTable:
         return bool(self.sums.n[among].min() >= self.experiment.stopping.min_samples)
 
     def liftable(self) -> NDArray[np.bool_]:
-        """True, bool (K,), for arms with a lift: control is not 0, and the estimates are values the metric can have."""
-        estimates = self.estimates
-        lost = self.lost | self.lost[self.control]
-        known: NDArray[np.bool_] = estimates.compared & self.lifts.known & ~lost
-        if self.mean_limits[0] >= 0.0:
-            control = estimates.controls.mean
-            known &= (control > 0.0) & (control + estimates.differences.mean >= 0.0)
-        return known
+        """True, bool (K,), for arms with a lift."""
+        return self.estimates.liftable(self.lifts, self.lost, self.control, self.mean_limits[0])
 
     def has_interval(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms whose mean has an interval."""

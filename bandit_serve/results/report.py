@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.base.clock import rfc3339
+from bandit_serve.errors import Conflict
 from bandit_serve.experiments.spec import Record, Status
 from bandit_serve.results import sample_ratio
-from bandit_serve.results.decision import Decision, decision_of, judged
+from bandit_serve.results.decision import Decision, Judgement, decision_of, judged
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.metric_result import MetricResult, MetricTable
 from bandit_serve.results.reason import reason_of, reason_of_contests
+from bandit_serve.results.segment_report import SegmentReport, segment_report
 from bandit_serve.results.sequence import holm, p_value
 from bandit_serve.results.tables import table_of
+from bandit_serve.results.to_go import to_go
 
 
 class ArmResult(Struct, frozen=True):
@@ -50,12 +54,16 @@ class Report(Struct, frozen=True):
     reason: str
     decision: Decision
     interleaving: InterleavingResult | UnsetType = UNSET
+    segments: SegmentReport | UnsetType = UNSET
 
 
-def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int) -> Report:
+def report(
+    fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms: int, *, by: str | None = None
+) -> Report:
     """Report at `as_of_ms`, Unix time; `shares` are the current ones by arm, 0 where none is given.
 
-    Where the log has a later record than `record`, that is what is reported on: it may have more arms.
+    `by` names a dimension of the fold, by whose segments the report is, too. Where the log has a later record than
+    `record`, that is what is reported on: it may have more arms.
     """
     fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
     experiment = record.experiment
@@ -98,8 +106,31 @@ def report(fold: ResultsFold, record: Record, shares: dict[str, float], as_of_ms
         crossovers=fold.crossovers,
         winner=winner,
         reason=reason,
-        decision=decision_of(judgement, fold.noted, fold.now_ms, experiment.arm_names),
+        decision=_decision(fold, record, judgement),
         interleaving=interleaving,
+        segments=UNSET if by is None else _segments(fold, record, by),
+    )
+
+
+def _decision(fold: ResultsFold, record: Record, judgement: Judgement) -> Decision:
+    """Decision so far, and how long it will take at this rate where there is none yet."""
+    decision = decision_of(judgement, fold.noted, fold.now_ms, record.experiment.arm_names)
+    if decision.state != "undecided" or record.status != "running" or fold.contests is not None:
+        return decision
+    left = to_go(fold, record)
+    if left is None:
+        return decision
+    days = UNSET if left.days is None else left.days
+    return msgspec.structs.replace(decision, samples_to_go=left.samples, days_to_go=days)
+
+
+def _segments(fold: ResultsFold, record: Record, by: str) -> SegmentReport:
+    segmented = fold.segmented
+    names = [] if segmented is None else [dimension.name for dimension in segmented.dimensions]
+    if segmented is None or by not in names:
+        raise Conflict("The draft's dimensions have changed meanwhile; ask again.")
+    return segment_report(
+        segmented, record, names.index(by), declared=by in (record.experiment.dimensions or ())
     )
 
 

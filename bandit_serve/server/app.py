@@ -561,8 +561,10 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/experiments/{experiment}/results",
         "experiments.results",
-        "What is known so far.",
+        "What is known so far; with `by` within the values of a context field, too.",
         answers=Report,
+        query=(Query("by", "A categorical context field, of `dimensions` or to be looked up."),),
+        refuses=(409,),
         operation="getResults",
     ),
     Route(

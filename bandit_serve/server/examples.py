@@ -245,6 +245,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
                 {"name": "hour", "kind": "numeric", "mean": 12, "std": 6},
                 {"name": "device", "kind": "categorical", "values": ["ios", "web"], "interactions": ["hour"]},
             ],
+            "dimensions": ["device"],
         },
         "audience": {
             "id": "delivery-date",

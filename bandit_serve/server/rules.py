@@ -421,6 +421,18 @@ EXPERIMENT: Schema = {
                 },
             ]
         },
+        "dimensions": {
+            "anyOf": [
+                having(dimensions={"maxItems": 0}),
+                {
+                    "required": ["context"],
+                    **having(
+                        dimensions={"uniqueItems": True},
+                        context={"contains": {**given("values"), **having(kind={"const": "categorical"})}},
+                    ),
+                },
+            ]
+        },
         "metrics": {
             "allOf": [
                 {
@@ -517,7 +529,8 @@ BEYOND: Mapping[type, str] = {
         "Where the path names the experiment, `id` is that name. "
         "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
         "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
-        "is the metric with that role or else the first without one."
+        "is the metric with that role or else the first without one; `dimensions` are context fields with `values`, "
+        "and segments times metrics times arms are 65,536 at most."
     ),
     VersionMetadata: (
         "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "

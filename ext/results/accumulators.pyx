@@ -160,6 +160,10 @@ cdef class Accumulators:
             raise IndexError(f"expected a metric below {self.n_metrics}")
         return {name: np.asarray(column)[metric].copy() for name, column in self.views().items()}
 
+    def of_metrics(self, metrics):
+        """Copies of the sums of several metrics, int64 (R,), by name: (R, K) or (R,)."""
+        return {name: np.asarray(column)[metrics] for name, column in self.views().items()}
+
     @staticmethod
     def from_state(state, Py_ssize_t control, bint contextual=False):
         """`contextual`: what a state of a former build does not say."""

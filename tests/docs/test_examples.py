@@ -95,6 +95,7 @@ PAGES = {
             "What would decide it",
         ),
     ),
+    "docs/segments.md": Page(True, shows=('"field":"device","declared":true', '"declared":false')),
     "docs/variance-reduction.md": Page(True, shows=('"units":3', '"arm":')),
     "docs/models.md": Page(
         True,

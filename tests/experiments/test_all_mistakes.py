@@ -66,6 +66,7 @@ CONTEXT_FREE: Document = {
     "hypothesis": "b is better",
     "audience": {"all": [{"field": "hour", "ge": 9}, {"not": {"field": "country", "in": ["de", "at"]}}]},
     "layer": {"name": "page", "share": 0.5},
+    "dimensions": ["device"],
 }
 CONTEXTUAL = CONTEXT_FREE | {
     "arms": [arm | {"features": [1.0, 2.0]} for arm in CONTEXT_FREE["arms"]],
@@ -120,6 +121,7 @@ OF_ALL: dict[str, Callable[[Document], None]] = {
     "context[0].std": put("context", 0, "std", value=0),
     "context[1].interactions[0]": put("context", 1, "interactions", 0, value="nothing"),
     "context[1].values": put("context", 1, "values", value=["ios", "ios"]),
+    "dimensions[0]": put("dimensions", 0, value="hour"),
     "stopping.alpha": put("stopping", "alpha", value=5),
     "stopping.min_samples": put("stopping", "min_samples", value="many"),
     "stopping.expected_samples": put("stopping", "expected_samples", value=3),

@@ -103,6 +103,7 @@ WHOLE: dict[str, Any] = {
         "any": [{"field": "country", "in": ["de", 1.0, True]}, {"not": {"field": "age", "lt": 18.0}}]
     },
     "layer": {"name": "page", "share": 0.25},
+    "dimensions": ["device"],
 }
 TO_HORIZON: dict[str, Any] = WHOLE | {
     "policy": {"kind": "fixed_split"},

@@ -99,6 +99,7 @@ BEYOND = {
         r"expected a time after start_at",
         r"expected another field, once",
         r"control: (did you mean \w+\? )?expected one of",
+        r"expected a categorical context field with values",
         r"the name '.*' is taken",
         r"id: expected '.*', as in the path",
         r"expected rules within each other",

@@ -17,7 +17,7 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.replication.results_log import changes_of
-from bandit_serve.results import ResultsHistory, Timeline, report, results_history, timeline
+from bandit_serve.results import ResultsHistory, Timeline, results_history, timeline
 from bandit_serve.results.history import MAX_POINTS
 from bandit_serve.results.over_time import TIMELINE_POINTS
 from bandit_serve.server.page import count_of, page
@@ -106,10 +106,8 @@ class ExperimentHandlers:
         service = self._service
         decider = service.decisions.decider(live.experiment.id)
         shares = dict(zip(decider.arm_names, decider.shares.tolist(), strict=True))
-        record, as_of_ms = live.record, await service.node.store.time_ms()
-        results = await service.node.results.up_to_now(
-            live, lambda fold: report(fold, record, shares, as_of_ms)
-        )
+        as_of_ms, by = await service.node.store.time_ms(), request.query.get("by")
+        results = await service.node.segmented_results.report(live, shares, as_of_ms, by)
         return answer(request, results)
 
     async def results_history(self, request: web.Request) -> web.Response:

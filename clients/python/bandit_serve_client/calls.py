@@ -206,8 +206,9 @@ def move_arm(
     return _change("POST", path, given(reason=reason), if_match)
 
 
-def results(experiment: str) -> Call[Results]:
-    return Call(Request("GET", f"{_experiment(experiment)}/results"), _reads(Results), Repeat.ALWAYS)
+def results(experiment: str, by: str | None) -> Call[Results]:
+    asked = "" if by is None else f"?{urlencode({'by': by})}"
+    return Call(Request("GET", f"{_experiment(experiment)}/results{asked}"), _reads(Results), Repeat.ALWAYS)
 
 
 def history(experiment: str) -> Call[list[HistoryEntry]]:

@@ -93,9 +93,9 @@ class ExperimentCalls:
         body = given(winner=winner, reason=reason)
         return await self._send(calls.move(experiment, "stop", body, if_match))
 
-    async def results(self, experiment: str) -> Results:
-        """Reads the results, which cover every reward that was acknowledged before."""
-        return await self._send(calls.results(experiment))
+    async def results(self, experiment: str, *, by: str | None = None) -> Results:
+        """Reads the results, which cover every reward that was acknowledged before; `by` a context field, too."""
+        return await self._send(calls.results(experiment, by))
 
     async def history(self, experiment: str) -> Sequence[HistoryEntry]:
         """Lists who changed what, and when, from the creation on."""

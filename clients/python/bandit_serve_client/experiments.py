@@ -152,6 +152,7 @@ class Experiment:
     mode: Literal["allocate", "interleave"] = "allocate"
     overridden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unpromoted: bool = False
+    dimensions: tuple[str, ...] = ()
     set_aside: SetAside | None = None
     etag: str | None = None
 
@@ -240,6 +241,58 @@ class DecisionSoFar:
     days_to_go: float | None = None
 
 
+class SegmentMetric:
+    """One arm on one metric within a segment; p-value and intervals are corrected for all segments."""
+
+    n: int
+    mean: float | None
+    std: float | None
+    interval: Interval | None
+    difference: float | None
+    difference_interval: Interval | None
+    lift: float | None
+    lift_interval: Interval | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """Difference to control, moved towards those of the other segments; `weight` is that of the segment's own data."""
+
+    difference: float
+    standard_error: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentArm:
+    """Results of one arm within a segment."""
+
+    name: str
+    metrics: Mapping[str, SegmentMetric]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentResult:
+    """One segment: a `value` of the field, the `rest` of them, or what is `unknown`. `shrunk` is by arm and metric."""
+
+    value: str | None
+    kind: str
+    arms: tuple[SegmentArm, ...]
+    shrunk: Mapping[str, Mapping[str, Shrunk | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReport:
+    """Results by the values of a context field, which was `declared` before the start or is looked up afterwards."""
+
+    field: str
+    declared: bool
+    level: float
+    reason: str
+    values: tuple[SegmentResult, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """Results so far. They cover every reward that was acknowledged before they were asked for."""
@@ -254,6 +307,7 @@ class Results:
     winner: str | None
     reason: str
     decision: DecisionSoFar | None = None
+    segments: SegmentReport | None = None
 
     def arm(self, name: str) -> ArmResult:
         """Returns the results of one arm. Raises KeyError where there is none."""

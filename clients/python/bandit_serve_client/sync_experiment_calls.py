@@ -90,9 +90,9 @@ class SyncExperimentCalls:
         body = given(winner=winner, reason=reason)
         return self._send(calls.move(experiment, "stop", body, if_match))
 
-    def results(self, experiment: str) -> Results:
-        """Reads the results, which cover every reward that was acknowledged before."""
-        return self._send(calls.results(experiment))
+    def results(self, experiment: str, *, by: str | None = None) -> Results:
+        """Reads the results, which cover every reward that was acknowledged before; `by` a context field, too."""
+        return self._send(calls.results(experiment, by))
 
     def history(self, experiment: str) -> Sequence[HistoryEntry]:
         """Lists who changed what, and when, from the creation on."""
