@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from bandit_serve.errors import Conflict
+from bandit_serve.errors import Conflict, UnreadableEntry
 from bandit_serve.experiments.layer import N_SLOTS, Layer
 from bandit_serve.log.owner import name_of
 
@@ -43,11 +43,14 @@ Layers = dict[str, dict[int, Holding]]
 
 
 def applied(layers: Mapping[str, Mapping[int, Holding]], event: LayerChanged, at_ms: int) -> Layers:
-    """Layers after an event. Raises `ValueError` for slots that are none, or that another experiment has."""
+    """Layers after an event. Raises `UnreadableEntry` for slots that are none, or that another experiment has."""
     others = {uid: each for uid, each in layers.get(event.layer, {}).items() if uid != event.uid}
     if event.spans:
         others[event.uid] = Holding(event.owner, event.spans, at_ms)
-    _require_disjoint(others)
+    try:
+        _require_disjoint(others)
+    except ValueError as error:
+        raise UnreadableEntry(f"The log holds a change of a layer that does not fit it: {error}.") from error
     return _with(layers, event.layer, others)
 
 

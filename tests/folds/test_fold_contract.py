@@ -34,7 +34,7 @@ from bandit_serve.training.rating_rule import rule_of
 
 N_ENTRIES = 24
 SEEDS = range(scaled(40, 400))
-DAMAGED_SEEDS = range(scaled(8, 40))
+DAMAGED_SEEDS = range(scaled(4, 40))
 
 Events = list[tuple[Offset, Any]]
 

@@ -121,7 +121,7 @@ def test_an_event_that_can_not_be_is_refused(spans: Any) -> None:
     asked = Allotted()
     asked.apply(LayerChanged("page", "e1", 1, ((5, 15),), "test"))
     before = asked.registry.layers
-    with pytest.raises(ValueError, match="a slot of a layer"):
+    with pytest.raises(UnreadableEntry, match="a slot of a layer"):
         asked.apply(LayerChanged("page", "e2", 2, spans, "test"))
     assert asked.registry.layers == before
 
