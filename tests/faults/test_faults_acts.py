@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -164,7 +165,8 @@ def test_a_stop_happens_once_while_the_worker_that_makes_it_is_killed(tmp_path: 
             visit(service, name, 350, {"click": [0.1, 0.5]}, chance)
             time.sleep(chance.uniform(0.0, 1.5))
             killed = datetime.now(UTC).isoformat()
-            os.kill(victim, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
             wait_until(lambda victim=victim: gone(victim))
             wait_until_all_serve(service, WORKERS)
             wait_until(lambda name=name: status(service, name) == "stopped", 40)

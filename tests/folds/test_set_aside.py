@@ -105,7 +105,7 @@ def test_a_record_of_a_later_build_is_read_as_far_as_it_is_known() -> None:
     entry = Entry(Offset(1, 0), events.CHANGED, events.encode(created(experiment())))
     replica = replica_of("e")
     replica.apply("e", Entry(Offset(3, 0), events.CHANGED, later_change(entry)))
-    assert "layer" in replica.aside["e"].reason
+    assert "forecast" in replica.aside["e"].reason
 
 
 # As services

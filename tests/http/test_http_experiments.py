@@ -16,7 +16,18 @@ ARM_METRIC = {
     "n", "mean", "std", "interval", "difference", "difference_interval", "lift", "lift_interval", "p_value",
     "probability_best", "expected_loss", "preview",
 }  # fmt: skip
-RESULTS = {"experiment", "status", "as_of", "arms", "srm", "pending", "crossovers", "winner", "reason"}
+RESULTS = {
+    "experiment",
+    "status",
+    "as_of",
+    "arms",
+    "srm",
+    "pending",
+    "crossovers",
+    "winner",
+    "reason",
+    "decision",
+}
 
 
 def is_time(text: str) -> bool:
@@ -447,7 +458,9 @@ def test_results_have_the_fields_of_the_contract(
     for arm in body["arms"]:
         assert set(arm) == {"name", "share", "exposures", "metrics"}
         assert set(arm["metrics"]) == {"click", "spend"}
-        assert all(set(metric) == ARM_METRIC for metric in arm["metrics"].values())
+        # Of two metrics that are compared.
+        corrected = ARM_METRIC | {"p_value_corrected"}
+        assert all(set(metric) == corrected for metric in arm["metrics"].values())
     control = body["arms"][0]["metrics"]["click"]
     compared = {"difference", "difference_interval", "lift", "lift_interval", "p_value"}
     assert all(control[field] is None for field in compared), "control is compared with nothing"

@@ -22,7 +22,7 @@ class BadEntry(NamedTuple):
 def later_change(entry: Entry) -> bytes:
     """Encodes the change of `entry` as a later build may: with one more field in its record."""
     change = msgspec.msgpack.decode(entry.data)
-    change["record"]["experiment"]["layer"] = {"name": "search", "share": 0.5}
+    change["record"]["experiment"]["forecast"] = {"name": "search", "share": 0.5}
     return msgspec.msgpack.encode(change)
 
 
