@@ -23,7 +23,7 @@ MAX_POINTS = 500
 """Points that are kept of an experiment."""
 MAX_POINT_ROWS = 100_000
 """Points times metrics times arms: with more than 200 arms and metrics, multiplied, fewer points are kept."""
-MIN_CELL_MS = 60_000
+MIN_CELL_MS = 1_000
 MAX_DOUBLINGS = 43
 """Doublings of a cell after which it is as long as times in a log can be."""
 ROUNDING = 1e-3
