@@ -48,6 +48,7 @@ TYPES: dict[str, type] = {
     "ArmResult": experiments.ArmResult,
     "Arm": experiments.Arm,
     "Attribution": experiments.Attribution,
+    "InterleavingResult": experiments.InterleavingResult,
     "Layer": experiments.Layer,
     "ContextField": experiments.ContextField,
     "Decision": experiments.DecisionSoFar,
@@ -101,7 +102,10 @@ LEFT_OUT = {
     "getMetrics",
     "getOpenapi",
     "getStats",
+    "getResultsHistory",
+    "getTimeline",
     "loadVersion",
+    "plan",
     "putCovariates",
 }
 BUTTON = {

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from builders import experiment
+from builders import experiment, record
 
 from bandit_serve.api.rewards import DecisionReward, Reward
 from bandit_serve.rewards.client_metrics import ClientMetrics
@@ -41,7 +41,7 @@ METRICS = [
 def test_a_reward_has_an_index_or_a_mistake(
     fields: dict[str, Any], index: int | None, at: str | None
 ) -> None:
-    metrics = ClientMetrics(experiment(metrics=METRICS))
+    metrics = ClientMetrics(record(experiment(metrics=METRICS)))
     given = {"metric": None, "event_id": None, **fields}
     for reward in (DecisionReward("t", **given), Reward("t", **given)):
         assert metrics.index_of(reward) == index
@@ -50,7 +50,7 @@ def test_a_reward_has_an_index_or_a_mistake(
 
 
 def test_names_are_those_that_are_sent() -> None:
-    metrics = ClientMetrics(experiment(metrics=METRICS))
+    metrics = ClientMetrics(record(experiment(metrics=METRICS)))
     assert [name in metrics for name in ("click", "stars", "latency_ms", "error", "other")] == [
         True,
         True,

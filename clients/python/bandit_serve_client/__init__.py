@@ -38,6 +38,7 @@ from bandit_serve_client.experiments import (
     Experiment,
     GuardrailResult,
     HistoryEntry,
+    InterleavingResult,
     MetricResult,
     Results,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "GuardrailResult",
     "Health",
     "HistoryEntry",
+    "InterleavingResult",
     "InvalidRequest",
     "Late",
     "MetricResult",

@@ -88,6 +88,8 @@ class Stopping:
     start_at: str | None = None
     end_at: str | None = None
     rule: Any = None
+    mode: Literal["anytime", "horizon"] = "anytime"
+    looks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,19 @@ class DecisionSoFar:
     days_to_go: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class InterleavingResult:
+    """Contests of two arms whose lists are interleaved, by the arm that won; `win_rate` is how often control lost."""
+
+    wins: Mapping[str, int]
+    ties: int
+    pending: int
+    win_rate: float | None
+    interval: Interval | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentMetric:
     """One arm on one metric within a segment; p-value and intervals are corrected for all segments."""
 
@@ -308,6 +323,7 @@ class Results:
     reason: str
     decision: DecisionSoFar | None = None
     segments: SegmentReport | None = None
+    interleaving: InterleavingResult | None = None
 
     def arm(self, name: str) -> ArmResult:
         """Returns the results of one arm. Raises KeyError where there is none."""
