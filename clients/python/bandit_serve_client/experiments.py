@@ -88,7 +88,7 @@ class Stopping:
     start_at: str | None = None
     end_at: str | None = None
     rule: Any = None
-    mode: Literal["anytime", "horizon"] = "anytime"
+    mode: Literal["anytime", "horizon"] | None = None
     looks: int | None = None
 
 
