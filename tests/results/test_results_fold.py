@@ -22,6 +22,7 @@ from bandit_serve.log.events import Census, Change, Changed, Exposed, Revised, R
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
 from bandit_serve.results import ResultsFold, report
+from bandit_serve.results.fold import CODEC, ResultsState
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -182,7 +183,9 @@ def test_memory_follows_what_is_open_and_not_the_log():
             vector = rng.dirichlet(np.full(3, 5.0))
             arms = rng.choice(3, 50, p=vector)
             fold.apply(Offset(at, 0), exposed((hour * 40 + i) * 50, arms, vector[None], [50], time_ms=at))
-        sizes.append((len(fold.state()), fold._shares.n_vectors))
+        # Points of the past are kept besides, MAX_POINTS at most.
+        columns = {part: each for part, each in fold._columns().items() if part != "history"}
+        sizes.append((len(CODEC.pack(ResultsState(b"", columns))), fold._shares.n_vectors))
     assert sizes[-1][0] < 1.05 * sizes[4][0]
     assert sizes[-1][1] < 130
     fold.apply(Offset(at + WINDOW_MS + LINGER_MS + 2, 0), Tick())
