@@ -38,10 +38,10 @@ Limit = Annotated[float, Meta(gt=0.0, le=MAX_LIMIT)]
 class StoppingRule(Struct, frozen=True, forbid_unknown_fields=True):
     """Rule that ends an experiment: one of the fields.
 
-    precision: every arm's difference to control is known to within it, in units of the objective: half the width of its
-        interval.
-    futility: no arm can gain it on control any more: the better end of the interval of every difference is below it.
-    best_arm: the arm that is ahead is the best of all with a chance of at least 1 minus it.
+    `precision`: every arm's difference to control is known to within it, in units of the objective; it is half the
+    width of its interval. `futility`: no arm can gain it on control any more, as the better end of the interval of
+    every difference is below it. `best_arm`: the arm that is ahead is the best of all with a chance of at least 1 minus
+    it.
     """
 
     precision: Limit | UnsetType = UNSET

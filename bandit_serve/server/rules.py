@@ -513,7 +513,7 @@ BEYOND: Mapping[type, str] = {
         "experiment, count, bounded or continuous, that clients send."
     ),
     MetricRequest: "`low` is below `high`, and below `cap`; the name is none that the experiment has, and the role "
-    "`secondary` if one is given.",
+    "`secondary` if one is given. It has no `covariate`, and is no ratio.",
     ContextField: "`interactions` names other fields, each pair once.",
     AudienceRule: (
         f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "

@@ -37,22 +37,25 @@ from bandit_serve.server.route import MULTIPART
 from bandit_serve.server.wire import JSON_HEADERS, LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
 
 
-def lists_and_mappings(kind: Any, path: str) -> Iterator[tuple[str, Any]]:
+def lists_and_mappings(
+    kind: Any, path: str, within: frozenset[type] = frozenset()
+) -> Iterator[tuple[str, Any]]:
     match kind:
-        case inspect.StructType():
+        case inspect.StructType() if kind.cls not in within:
             for field in kind.fields:
-                yield from lists_and_mappings(field.type, f"{path}.{field.encode_name}")
+                inside = within | {kind.cls}
+                yield from lists_and_mappings(field.type, f"{path}.{field.encode_name}", inside)
         case inspect.ListType() | inspect.VarTupleType():
             yield path, kind
-            yield from lists_and_mappings(kind.item_type, f"{path}[]")
+            yield from lists_and_mappings(kind.item_type, f"{path}[]", within)
         case inspect.DictType():
             yield path, kind
-            yield from lists_and_mappings(kind.value_type, f"{path}{{}}")
+            yield from lists_and_mappings(kind.value_type, f"{path}{{}}", within)
         case inspect.UnionType():
             for each in kind.types:
-                yield from lists_and_mappings(each, path)
+                yield from lists_and_mappings(each, path, within)
         case inspect.Metadata():
-            yield from lists_and_mappings(kind.type, path)
+            yield from lists_and_mappings(kind.type, path, within)
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.takes], ids=lambda route: route.label)

@@ -74,6 +74,7 @@ BEYOND = {
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
     "MetricRequest": [
         r"expected secondary: .* stays the objective",
+        r"a metric with a companion can not be added",
         r"expected a number above (low|-?[\d.]+, the least value)",
     ],
     "ArmRequest": [r"There is no model", r"the name '.*' is taken"],
@@ -98,6 +99,8 @@ BEYOND = {
         r"expected a time from 1971",
         r"expected a time after start_at",
         r"expected another field, once",
+        r"expected another metric than the numerator",
+        r"expected the name of a metric of this experiment",
         r"control: (did you mean \w+\? )?expected one of",
         r"expected a categorical context field with values",
         r"the name '.*' is taken",
