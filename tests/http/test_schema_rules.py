@@ -306,8 +306,10 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
     }
 
 
-# Of these the tests above, and test_remote_versions.py, look at the bodies; and a draft is not to be started.
+# Of these the tests above, test_remote_versions.py and test_http_covariates.py look at the bodies; and a draft is not
+# to be started.
 ELSEWHERE = {
+    ("PUT", "/v1/experiments/{experiment}/covariates"),
     ("POST", "/v1/experiments"),
     ("POST", "/v1/models/{model}/versions"),
     ("POST", "/v1/experiments/{experiment}/start"),
