@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import typer
+from msgspec import UNSET
 
 from bandit_serve.base.extras import require
 from bandit_serve.base.terminal import Terminal
@@ -16,6 +17,7 @@ from bandit_serve.cli.command import AsJson, Experiment, of_existing_store, with
 from bandit_serve.cli.output import print_json, require_writable, say
 from bandit_serve.cli.over_time import print_over_time
 from bandit_serve.cli.results_table import print_results
+from bandit_serve.cli.segments_table import print_segments
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
 from bandit_serve.pictures.report_page import report_page, shown_of
@@ -40,6 +42,9 @@ EVERY_S = 2.0
 async def results(
     node: Node,
     experiment: Experiment,
+    by: Annotated[
+        str | None, typer.Option(help="Split it by this context field, too.", show_default=False)
+    ] = None,
     over_time: Annotated[
         bool, typer.Option("--over-time", help="Show what was known at past times, from the start on.")
     ] = False,
@@ -63,7 +68,7 @@ async def results(
     shown: Report | ResultsHistory | None = None
     while True:
         live = await node.experiment_changes.known(experiment)
-        now = await (_history(node, live) if over_time else _report(node, live))
+        now = await (_history(node, live) if over_time else _report(node, live, by))
         if _undated(now) != shown:
             if watch and not as_json and sys.stdout.isatty():
                 Terminal().clear()
@@ -116,10 +121,9 @@ async def _draw(node: Node, live: LiveExperiment, html: Path | None, png: Path |
     await node.results.up_to_now(live, draw)
 
 
-async def _report(node: Node, live: LiveExperiment) -> Report:
-    record, as_of_ms = live.record, await node.store.time_ms()
-    shares = _shares(live, as_of_ms)
-    return await node.results.up_to_now(live, lambda fold: report(fold, record, shares, as_of_ms))
+async def _report(node: Node, live: LiveExperiment, by: str | None) -> Report:
+    as_of_ms = await node.store.time_ms()
+    return await node.segmented_results.report(live, _shares(live, as_of_ms), as_of_ms, by)
 
 
 async def _history(node: Node, live: LiveExperiment) -> ResultsHistory:
@@ -136,6 +140,8 @@ def _print(answer: Report | ResultsHistory, live: LiveExperiment, as_json: bool)
         print_json(answer)
     elif isinstance(answer, Report):
         print_results(answer, made)
+        if answer.segments is not UNSET:
+            print_segments(answer.segments, made)
     else:
         print_over_time(answer, made.objective.name, made.arm_names[made.control_arm])
 

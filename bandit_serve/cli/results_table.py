@@ -80,14 +80,14 @@ def _row(arm: ArmResult, result: MetricResult, experiment: Experiment) -> tuple[
         arm.name,
         f"{arm.share:.3f}",
         str(result.n),
-        _with_interval(result.mean, result.interval),
-        "control" if is_control else _with_interval(result.difference, result.difference_interval, sign="+"),
+        with_interval(result.mean, result.interval),
+        "control" if is_control else with_interval(result.difference, result.difference_interval, sign="+"),
         NONE if result.p_value is None else p_text(result.p_value),
         NONE if result.probability_best is None else f"{result.probability_best:.3f}",
     )
 
 
-def _with_interval(value: float | None, interval: tuple[float, float] | None, sign: str = "") -> str:
+def with_interval(value: float | None, interval: tuple[float, float] | None, sign: str = "") -> str:
     if value is None:
         return NONE
     text = f"{value:{sign}.4g}"

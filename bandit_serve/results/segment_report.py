@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.dimensions import Segment, SegmentKind
@@ -88,7 +88,7 @@ def segment_report(segmented: SegmentedSums, record: Record, dimension: int, dec
     tables = {
         metric.name: SegmentTable(segmented, record, dimension, index)
         for index, metric in enumerate(experiment.metrics)
-        if not metric.is_ratio
+        if not metric.is_ratio and metric.quantile is UNSET
     }
     level = 1.0 - level_of_one(about, experiment.stopping.alpha, len(experiment.arms))
     return SegmentReport(
@@ -241,9 +241,9 @@ def _reason(record: Record, tables: dict[str, SegmentTable], field: str, declare
             f"no comparison in {uncompared} of {n_segments} segments: fewer than {MIN_OBSERVATIONS} observations of "
             f"{name} in every arm but one, or no variance"
         )
-    ratios = [metric.name for metric in experiment.metrics if metric.is_ratio]
-    if ratios:
-        provisos.append(f"ratios are not split: {', '.join(ratios)}")
+    whole = [metric.name for metric in experiment.metrics if metric.name not in tables]
+    if whole:
+        provisos.append(f"ratios and quantiles are not split: {', '.join(whole)}")
     return f"{how} {'; '.join(provisos)}."
 
 

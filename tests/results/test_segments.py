@@ -382,4 +382,4 @@ def test_ratios_are_left_out_and_said_so() -> None:
     made = msgspec.structs.replace(made, experiment=experiment)
     segments = report(ResultsFold(made), made, {}, 0, by="device").segments
     assert set(segments.values[0].arms[0].metrics) == {"hit", "worth", "spent"}
-    assert "ratios are not split: each" in segments.reason
+    assert "ratios and quantiles are not split: each" in segments.reason
