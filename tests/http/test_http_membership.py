@@ -262,7 +262,9 @@ def test_kept_arms(service: ThrowawayService) -> None:
     units = [f"u{i}" for i in range(400)]
     path = f"/v1/experiments/{name}"
     first = call_msgpack(service, f"{path}/decide/batch", {"units": units}).body
-    service.call("GET", f"{path}/results")
+    wait_until(
+        lambda: sum(arm["exposures"] for arm in service.call("GET", f"{path}/results").body["arms"]) == 400
+    )
     turned = {"kind": "fixed_split", "shares": {"control": 9, "challenger": 1}}
     assert service.call("PUT", f"{path}/policy", turned).status == 200
     more = [*units, *(f"v{i}" for i in range(400))]
