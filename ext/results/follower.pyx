@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """What follows the sums: it takes in what they take in, with the note of each decision or unit."""
 
 
