@@ -18,7 +18,8 @@ from bandit_serve.errors import FieldError, InvalidInput
 # In Python a lone `$` also matches before a final newline. With the lookahead only the end matches, as in JSON Schema.
 TEXT_END = r"$(?!\n)"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}" + TEXT_END
-OUTSIDE = "expected 1 to 256 bytes of UTF-8 without control characters"
+MAX_OUTSIDE_BYTES = 256
+OUTSIDE = f"expected 1 to {MAX_OUTSIDE_BYTES} bytes of UTF-8 without control characters"
 
 Name = Annotated[
     str, msgspec.Meta(pattern=NAME_PATTERN, description="letters, digits and . _ - ; at most 128")
@@ -26,12 +27,14 @@ Name = Annotated[
 # A name that is only looked up: one that breaks the pattern is reported as unknown, not as malformed.
 GivenName = Annotated[str, msgspec.Meta(max_length=128, extra_json_schema={"pattern": NAME_PATTERN})]
 # For the API description only: `check_outside` counts the bytes and words the refusal.
-_OUTSIDE_SCHEMA = {"minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+_OUTSIDE_SCHEMA = {
+    "minLength": 1,
+    "maxLength": MAX_OUTSIDE_BYTES,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
 OutsideName = Annotated[
     str,
-    msgspec.Meta(
-        description="1 to 256 bytes of UTF-8 without control characters", extra_json_schema=_OUTSIDE_SCHEMA
-    ),
+    msgspec.Meta(description=OUTSIDE.removeprefix("expected "), extra_json_schema=_OUTSIDE_SCHEMA),
 ]
 
 _name = re.compile(NAME_PATTERN)

@@ -14,6 +14,8 @@ from http_calls import check_problem, draft, reward_many, running
 from services import ThrowawayService
 from stores import ThrowawayStore
 
+from bandit_serve.changes.covariate_files import from_parquet
+
 METRICS = [{"name": "y", "kind": "continuous", "covariate": "before"}]
 
 
@@ -115,6 +117,59 @@ def test_covariates_by_unit_are_uploaded_before_the_start(service, store, place)
     assert theta(service, name) == pytest.approx(2.0)
     with store.client() as client:
         assert_states_equal_replay(client, name, 1)
+
+
+N_ROWS = 2**20
+A_ROW = {"unit": ["a"], "before": [1.0]}
+ONE_LONG_UNIT = pa.DictionaryArray.from_arrays(np.zeros(N_ROWS, np.int32), ["u" * 20_000])
+
+
+@pytest.mark.parametrize(
+    ("columns", "at"),
+    [
+        ({"unit": ONE_LONG_UNIT, "before": np.zeros(N_ROWS)}, "unit"),
+        ({"unit": ["a" * 257], "before": [1.0]}, "unit"),
+        ({"unit": np.arange(N_ROWS + 1), "before": np.zeros(N_ROWS + 1)}, "unit"),
+        ({"unit": [b"a"], "before": [1.0]}, "unit"),
+        ({**A_ROW, **{f"x{i}": [1.0] for i in range(32)}}, ""),
+        ({**A_ROW, "x": ["1"]}, "x"),
+        ({**A_ROW, "x": [[1.0]]}, "x"),
+        (
+            {"unit": ["a", "b"], "before": [1.0, 2.0], "x": pa.array(["1" * 2**28] * 2).dictionary_encode()},
+            "x",
+        ),
+    ],
+    ids=["a long unit", "too long", "rows", "bytes", "columns", "texts", "lists", "a long text"],
+)
+def test_what_a_parquet_file_would_cost_is_known_before_it_is_read(service, columns, at):
+    """The first of them is of 8 kB, and would be 20 GiB."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file, compression="zstd")
+    assert len(file.getvalue()) < 2**24
+    name = draft(service, metrics=METRICS, unit="user")
+    media = {"Content-Type": "application/vnd.apache.parquet"}
+    check_problem(service.call("PUT", f"/v1/experiments/{name}/covariates", file.getvalue(), media), 400, at)
+    assert service.peak_bytes() < 2**30
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"unit": pa.array(["a", "b"], pa.large_string()), "before": [2.0, None]},
+        {"unit": pa.array(["a", "b"]).dictionary_encode(), "before": pa.array([2, 0]).dictionary_encode()},
+        {"before": pa.array([2, 0], pa.decimal128(9, 2)), "unit": ["a", "b"]},
+    ],
+    ids=["large", "categories", "decimals"],
+)
+def test_columns_of_any_type_of_texts_and_numbers_are_read(columns):
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    read = from_parquet(file.getvalue())
+    assert (list(read.units), read.names, read.values.tolist()) == (["a", "b"], ("before",), [[2.0], [0.0]])
+
+
+def test_units_that_are_integers_are_read_as_texts():
+    assert from_parquet(in_parquet([7, 8], [1, None])).units == ["7", "8"]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,8 @@ def test_what_is_allowed_is_listed_and_what_was_meant_is_guessed() -> None:
     assert details == {
         "arms[0].modell": "unknown field `modell`: did you mean model? expected one of name, model, version, "
         "payload, features",
-        "metrics[0].kind": "did you mean binary? expected one of binary, bounded, count, continuous, ratio, not 'binry'",
+        "metrics[0].kind": "did you mean binary? expected one of binary, bounded, count, continuous, ratio, not "
+        "'binry'",
         "attribution.missing": "expected one of zero, ignore, not 'none'",
     }
 

@@ -102,6 +102,11 @@ class ThrowawayService:
         pids = [int(pid) for path in children for pid in path.read_text().split()]
         return [pid for pid in pids if b"bandit_serve.server.worker" in _command(pid)]
 
+    def peak_bytes(self) -> int:
+        """Most memory that a worker has had at once."""
+        peaks = [Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2] for pid in self.worker_pids()]
+        return max(int(peak.split()[0]) for peak in peaks) * 1024
+
     def wait_for_workers(self, n: int, timeout_s: float = START_S) -> None:
         """Returns when `n` workers run and the service is ready."""
         until_s = time.monotonic() + timeout_s
