@@ -4,7 +4,8 @@ Contract suites then test it, and nothing else names it: a configuration, a poli
 the API ask `MetricKind` what it says of itself. `METRIC_KINDS` has what is made of other metrics, too.
 """
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 
 from bandit_serve.metrics.binary import Binary
 from bandit_serve.metrics.bounded import Bounded
@@ -14,7 +15,7 @@ from bandit_serve.metrics.kind import MAX_VALUE, MetricKind, is_number
 from bandit_serve.metrics.ratio import Ratio
 
 KINDS: dict[str, type[MetricKind]] = {kind.name: kind for kind in (Binary, Bounded, Count, Continuous)}
-METRIC_KINDS: dict[str, type[MetricKind]] = {**KINDS, Ratio.name: Ratio}
+METRIC_KINDS: Mapping[str, type[MetricKind]] = ChainMap(KINDS, {Ratio.name: Ratio})
 
 
 def names_of(fits: Callable[[type[MetricKind]], bool]) -> frozenset[str]:
