@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from bandit_serve.base.clock import rfc3339
+from bandit_serve.changes import layers
 from bandit_serve.changes.changes import Changes
 from bandit_serve.changes.experiments import ExperimentChanges, require_winner, with_status
-from bandit_serve.errors import Conflict, InvalidInput, NotFound
+from bandit_serve.errors import BanditServeError, Conflict, InvalidInput, NotFound
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
@@ -64,7 +67,12 @@ class AutomaticChanges:
         stopped = with_status(record, "stop", "stopped", now_ms, winner)
         if winner is not None and not record.experiment.stopping.promote_winner:
             stopped = msgspec.structs.replace(stopped, unpromoted=True)
-        return await self._append(record, stopped, change)
+        if not await self._append(record, stopped, change):
+            return False
+        # It is stopped, whatever becomes of its layer. What it still has there is given back later.
+        with contextlib.suppress(BanditServeError):
+            await layers.leave_others(self._changes, self._replica, None, record.uid, change.who)
+        return True
 
     async def _append(self, record: Record, changed: Record, change: Change) -> bool:
         name = record.experiment.id

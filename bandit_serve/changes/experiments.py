@@ -174,20 +174,17 @@ class ExperimentChanges:
         who: str,
         if_match: int | None,
     ) -> LiveExperiment:
-        """Changes an experiment whose layer may be another one afterwards: its slots are taken first."""
+        """Changes an experiment whose layer may be another one afterwards: what it needs of that is taken first."""
         require_etag(live, if_match)
-        after, owner = decide(live).record, live.owner
-        if layers.layer_of(after) is None and layers.layer_of(live.record) is None:
+        owner, uid = live.owner, live.record.uid
+        before, after = layers.layer_of(live.record), layers.layer_of(decide(live).record)
+        if before is None and after is None:
             return await self._changes.change_experiment(live.experiment.id, decide, if_match)
-        await layers.take(self._changes, layers.layer_of(after), owner, after.uid, who)
-        async with layers.or_as_before(self._changes, self._replica, owner, after.uid, who):
+        await layers.take(self._changes, layers.taken_first(before, after), owner, uid, who)
+        async with layers.or_as_before(self._changes, self._replica, owner, uid, who):
             live = await self._changes.change_experiment(live.experiment.id, decide, if_match)
-        await self._leave_other_layers(live, who)
+        await layers.keep_only(self._changes, self._replica, layers.layer_of(live.record), owner, uid, who)
         return live
-
-    async def _leave_other_layers(self, live: LiveExperiment, who: str) -> None:
-        layer = layers.layer_of(live.record)
-        await layers.keep_only(self._changes, self._replica, layer, live.record.uid, who)
 
     async def delete(
         self, name: str, who: str, *, reason: str | None = None, if_match: int | None = None
@@ -262,7 +259,7 @@ class ExperimentChanges:
             require_winner(live.record, winner, self._replica.registry)
         live = await self._set_status(name, "stop", "stopped", who, reason, if_match, winner)
         await promote_winner(self._changes, live.record)
-        await self._leave_other_layers(live, who)
+        await layers.leave_others(self._changes, self._replica, None, live.record.uid, who)
         return live
 
     async def change_policy(

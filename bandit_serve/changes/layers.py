@@ -41,11 +41,26 @@ async def take(changes: Changes, layer: Layer | None, owner: str, uid: int, who:
         await changes.change_layer(lambda registry: allotment(registry.layers, layer, owner, uid, who))
 
 
-async def keep_only(changes: Changes, replica: Replica, layer: Layer | None, uid: int, who: str) -> None:
+def taken_first(before: Layer | None, after: Layer | None) -> Layer | None:
+    """What an experiment is given before its layer is another one: all of `after`, and no less than it has."""
+    if before is None or after is None or before.name != after.name:
+        return after
+    return max(before, after, key=lambda layer: layer.n_slots)
+
+
+async def leave_others(changes: Changes, replica: Replica, layer: Layer | None, uid: int, who: str) -> None:
     """Takes an experiment out of all layers but this one."""
     for name, holdings in list(replica.registry.layers.items()):
         if uid in holdings and (layer is None or name != layer.name):
             await _release(changes, name, uid, who)
+
+
+async def keep_only(
+    changes: Changes, replica: Replica, layer: Layer | None, owner: str, uid: int, who: str
+) -> None:
+    """Leaves an experiment its share of this layer, and nothing else. Raises `Conflict` where that is not free."""
+    await leave_others(changes, replica, layer, uid, who)
+    await take(changes, layer, owner, uid, who)
 
 
 @contextlib.asynccontextmanager
@@ -64,8 +79,7 @@ async def or_as_before(
         live = replica.experiments.get(name_of(owner))
         layer = None if live is None or live.record.uid != uid else layer_of(live.record)
         try:
-            await take(changes, layer, owner, uid, who)
-            await keep_only(changes, replica, layer, uid, who)
+            await keep_only(changes, replica, layer, owner, uid, who)
         except BanditServeError as second:
             error.add_note(f"Its slots are not as before yet: {in_full(second)}")
         raise
@@ -101,6 +115,5 @@ async def settle(changes: Changes, replica: Replica, now_ms: int) -> None:
         for other, same, layer in list(unsettled(replica, now_ms)):
             if (other, same) == (owner, uid):
                 with contextlib.suppress(Conflict):
-                    await take(changes, layer, owner, uid, UPKEEP)
-                await keep_only(changes, replica, layer, uid, UPKEEP)
+                    await keep_only(changes, replica, layer, owner, uid, UPKEEP)
                 break

@@ -326,6 +326,20 @@ def test_what_was_to_end_meanwhile_is_not_started(server: ThrowawayStore, tmp_pa
     with_workers(server, tmp_path, scenario)
 
 
+def test_what_ends_by_itself_gives_back_its_layer(server: ThrowawayStore, tmp_path: Path) -> None:
+    async def scenario(worker: Worker) -> None:
+        layer = {"name": "page", "share": 1.0}
+        await worker.running(layer=layer, stopping={"end_at": await worker.in_ms(1_000)})
+        with pytest.raises(Conflict):
+            await worker.create(id="next", layer=layer)
+        worker.oversee()
+        await eventually(lambda: worker.live().record.status == "stopped")
+        await eventually(lambda: worker.node.replica.registry.layers == {})
+        await worker.create(id="next", layer=layer)
+
+    with_workers(server, tmp_path, scenario)
+
+
 # Rules
 
 

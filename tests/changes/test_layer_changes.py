@@ -187,6 +187,35 @@ def test_what_an_experiment_has_that_is_set_aside_stays(server: ThrowawayStore, 
     tried(server, tmp_path, work)
 
 
+def test_slots_are_given_back_only_when_the_experiment_says_so(
+    server: ThrowawayStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a refused change gave back before, another experiment could take meanwhile."""
+
+    async def work(node: Node) -> None:
+        changes = node.experiment_changes
+        live = await changes.create(layered("one", 1.0), "test")
+        change = node.changes.change_experiment
+
+        async def after_another(*arguments: Any) -> LiveExperiment:
+            with pytest.raises(Conflict):
+                await changes.create(layered("other", 0.5), "test")
+            monkeypatch.undo()
+            await node.changes.change_experiment("one", changed(share=1.0))
+            return await change(*arguments)
+
+        monkeypatch.setattr(node.changes, "change_experiment", after_another)
+        with pytest.raises(BanditServeError) as refused:
+            await changes.change_layer("one", 0.4, "test", if_match=live.etag)
+        assert not getattr(refused.value, "__notes__", [])
+        assert slots(node) == {"one": 10_000}
+        await changes.change_layer("one", 0.4, "test")
+        assert slots(node) == {"one": 4_000}
+        await changes.create(layered("other", 0.6), "test")
+
+    tried(server, tmp_path, work)
+
+
 def test_a_refused_change_leaves_what_was_there(server: ThrowawayStore, tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         changes = node.experiment_changes
