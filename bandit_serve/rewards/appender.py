@@ -182,7 +182,7 @@ class RewardAppender:
             self._row_bytes,
             checks,
             [keys.seen(self._owner, self._metrics[metric], *place) for metric, *place in bitmaps],
-            [keys.values(self._owner, self._metrics[metric], *place) for metric, *place in values],
+            [keys.plain(self._owner, self._metrics[metric], *place) for metric, *place in values],
         )
 
     def _hashes(self, places: Sequence[tuple[int, ...]]) -> list[str]:

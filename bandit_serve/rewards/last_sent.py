@@ -37,7 +37,7 @@ class LastSent:
         for start in range(0, len(events), MARKS_A_CALL):
             some = slice(start, start + MARKS_A_CALL)
             marked = zip(events[some], marks[some], strict=True)
-            await self._writes.ask(None, {key_of(owner, *event): mark for event, mark in marked})
+            await self._writes.ask(owner, {key_of(owner, *event): mark for event, mark in marked})
             if turn.over:
                 await turn.give_way()
 

@@ -52,13 +52,13 @@ class Keys:
         """
         return f"{self._of(owner)}:seen:{metric}:{incarnation:016x}:{block}"
 
-    def values(self, owner: str, metric: str, incarnation: int, block: int) -> str:
+    def plain(self, owner: str, metric: str, incarnation: int, block: int) -> str:
         """String or hash, as long as `seen`: the values of plain rewards (counting.lua).
 
         Of a two-valued metric, a bitmap with two bits for each of the 65,536 decisions of a block; of another, a hash
         with a field for each reward of a block of 512 decisions, which a store keeps as one packed list.
         """
-        return f"{self._of(owner)}:values:{metric}:{incarnation:016x}:{block}"
+        return f"{self._of(owner)}:plain:{metric}:{incarnation:016x}:{block}"
 
     def events(self, owner: str, metric: str, incarnation: int, block: int) -> str:
         """Hash, as long as `seen`: the events of a block of 256 decisions, and their sums (append_events.lua)."""

@@ -624,7 +624,7 @@ def test_a_full_block_of_plain_values_is_one_packed_list(server: ThrowawayStore)
         sends = [Send(decision, SPEND, 1e-3 * decision) for decision in range(2_048)]
         assert await worker.send(*sends) == ["accepted"] * len(sends)
         with server.client() as client:
-            keys = client.keys("*:values:*")
+            keys = client.keys("*:plain:*")
             assert [client.hlen(key) for key in keys] == [512] * 4
             assert {client.object("encoding", key) for key in keys} <= {b"listpack", b"ziplist"}
 
@@ -703,7 +703,7 @@ def test_hashes_of_events_are_the_same_in_every_build() -> None:
 
 def keys_of(server: ThrowawayStore) -> set[bytes]:
     with server.client() as client:
-        kinds = ("seen", "values", "events")
+        kinds = ("seen", "plain", "events")
         return {key for kind in kinds for key in client.keys(f"*:{kind}:*")}
 
 
@@ -789,7 +789,7 @@ def test_all_keys_of_an_experiment_are_in_one_slot() -> None:
     keys = store.keys
     for owner in ("e", "e~7"):
         tag = keys.log(owner).partition("{")[2].partition("}")[0]
-        names = [keys.values(owner, "m", 1, 2), keys.events(owner, "m", 1, 2), keys.unit_events(owner, 1, 2)]
+        names = [keys.plain(owner, "m", 1, 2), keys.events(owner, "m", 1, 2), keys.unit_events(owner, 1, 2)]
         names.append(keys.seen(owner, "m", 1, 2))
         assert all(name.partition("{")[2].partition("}")[0] == tag for name in names)
         assert len(set(names)) == len(names)
@@ -806,6 +806,8 @@ def test_to_a_reward_of_a_former_build_nothing_is_added(server: ThrowawayStore) 
         with server.client() as client:
             for metric in ("click", "stars", "visits", "spend"):
                 client.setbit(store.keys.seen(OWNER, metric, 0xFEED, 0), 5, 1)
+                plain = store.keys.plain(OWNER, metric, 0xFEED, 0)
+                client.set(plain.replace(":plain:", ":values:"), bytes(10))
         for metric in range(4):
             for value in (0.0, 1.0):
                 assert await worker.send(Send(5, metric, value)) == ["duplicate"]

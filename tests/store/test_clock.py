@@ -351,13 +351,13 @@ def test_bitmaps_and_marks_go_when_nothing_can_ask_for_them_any_more() -> None:
                 await store.append_exposures(OWNER, incarnation, 0, 1, b"x")
             marks = [store.keys.exposed(OWNER, i).encode() for i in (1, 2, 3)]
             bitmaps = [store.keys.seen(OWNER, "click", i, 0).encode() for i in (1, 2, 3)]
-            values = [store.keys.values(OWNER, "click", i, 0).encode() for i in (1, 2, 3)]
+            values = [store.keys.plain(OWNER, "click", i, 0).encode() for i in (1, 2, 3)]
             with server.client() as client:
 
                 async def left_after(ms: int) -> set[bytes]:
                     store.time_ms = at(now_ms + ms)  # type: ignore[method-assign]
                     await store.sweep(OWNER)
-                    kept = {key for kind in ("seen", "values", "exposed") for key in client.keys(f"*{kind}*")}
+                    kept = {key for kind in ("seen", "plain", "exposed") for key in client.keys(f"*{kind}*")}
                     assert kept == set(client.zrange(store.keys.expiries(OWNER), 0, -1))
                     return kept
 

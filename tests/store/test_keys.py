@@ -58,7 +58,7 @@ OWNED = [
 
 def test_there_are_keys() -> None:
     of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
-    of_rewards = {"seen", "values", "events", "unit_events", "last_sent", "demanded"}
+    of_rewards = {"seen", "plain", "events", "unit_events", "last_sent", "demanded"}
     assert {"log", "head", "exposed", "expiries", "trimmed", *of_rewards, *of_folds} == set(OWNED)
 
 
