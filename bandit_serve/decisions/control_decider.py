@@ -69,7 +69,7 @@ class ControlDecider:
             check_outside(unit, "unit")
         if self.status == "draft":
             raise Conflict(f"The experiment {self.id!r} is a draft; start it first.")
-        return Choice(self._arm, 1.0, 0, None)
+        return Choice(self._arm, 1.0, 0, None, None)
 
     def eject(self, choice: Choice) -> bool:
         """Returns False: there is no other arm."""

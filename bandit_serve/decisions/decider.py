@@ -41,7 +41,7 @@ _NONE = np.empty(0, np.float32)
 class Choice:
     """Arm that was drawn, with all that its log entry needs. `draw` is None if nothing is logged (paused, stopped).
 
-    `reason` says why a request is outside of a running experiment.
+    x: what the log has of the decision, float32 (d,). `reason` says why a request is outside of a running experiment.
     """
 
     __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
@@ -53,8 +53,8 @@ class Choice:
         propensity: float,
         unit: int,
         draw: Draw | None,
+        x: NDArray[np.float32] | None,
         held_out: bool = False,
-        x: NDArray[np.float32] | None = None,
     ) -> None:
         self.arm = arm
         self.propensity = propensity
@@ -70,7 +70,7 @@ class OutsideChoice(Choice):
     __slots__ = ("reason",)
 
     def __init__(self, control: int, reason: OutsideReason) -> None:
-        super().__init__(control, 1.0, 0, None)
+        super().__init__(control, 1.0, 0, None, None)
         self.reason = reason
 
 
@@ -129,6 +129,7 @@ class Decider:
             blake2b(live.record.uid.to_bytes(8, "little"), digest_size=8, person=b"holdout").digest(),
             "little",
         )
+        self.exposures.n_features = self.n_logged
         self.exposures.served = ServedMetrics.of(experiment)
         # Whether what becomes of predictions is measured.
         self.measured = bool(self.exposures.served)
@@ -298,7 +299,7 @@ class Decider:
         `unit` or `eligible`, and `Conflict` for a draft or if no eligible arm is active.
         """
         if self._is_settled_first:
-            settled = self._settled(unit, eligible, context)
+            settled = self._settled(unit, eligible, x, context)
             if settled is not None:
                 return settled
         draw = self.draw
@@ -311,10 +312,14 @@ class Decider:
             check_outside(unit, "unit")
         held_out = bool(self._holdout) and self._is_held_out(hashed)
         arm = draw.arm(self._rendezvous, hashed, held_out)
-        return Choice(arm, draw.propensities[arm], hashed, draw, held_out, x)
+        return Choice(arm, draw.propensities[arm], hashed, draw, x, held_out)
 
     def _settled(
-        self, unit: str | None, eligible: Sequence[str] | None, context: Context | None
+        self,
+        unit: str | None,
+        eligible: Sequence[str] | None,
+        x: NDArray[np.float32] | None,
+        context: Context | None,
     ) -> Choice | None:
         """Choice that is not drawn: nothing is at all, the request is outside, or its unit keeps its arm."""
         if self.status != "running":
@@ -324,23 +329,44 @@ class Decider:
                 self._named(eligible)
             if self.status == "draft":
                 raise Conflict(f"The experiment {self.live.experiment.id!r} is a draft; start it first.")
-            return Choice(self.fallback, 1.0, 0, None)
-        if self.membership is not None:
-            reason = self.membership.keeps_out(unit, context)
-            if reason is not None:
-                if self.sticky:
-                    self._hash(unit)
-                elif unit is not None:
-                    check_outside(unit, "unit")
-                if eligible is not None:
-                    self._named(eligible)
-                return OutsideChoice(self.fallback, reason)
+            return Choice(self.fallback, 1.0, 0, None, None)
+        outside = self.outside(unit, eligible, context)
+        if outside is not None:
+            return outside
         if self.interleaves:
-            raise Conflict(f"The experiment {self.id!r} interleaves two lists: ask it to predict, with k.")
+            raise self._no_arm()
         kept = self.live.kept
-        return None if kept is None else self._kept(kept, self._hash(unit), eligible)
+        return None if kept is None else self._kept(kept, self._hash(unit), eligible, x)
 
-    def _kept(self, kept: KeptArms, hashed: int, eligible: Sequence[str] | None) -> Choice | None:
+    def outside(
+        self, unit: str | None, eligible: Sequence[str] | None, context: Context | None
+    ) -> OutsideChoice | None:
+        """Control for a request that is outside of a running experiment; None for one that is in it.
+
+        Whoever names no unit may be told otherwise the next time, so ask once. Raises `InvalidInput` for a wrong `unit`
+        or `eligible` of a request that is outside.
+        """
+        reason = None if self.membership is None else self.membership.keeps_out(unit, context)
+        if reason is None:
+            return None
+        if self.sticky:
+            self._hash(unit)
+        elif unit is not None:
+            check_outside(unit, "unit")
+        if eligible is not None:
+            self._named(eligible)
+        return OutsideChoice(self.fallback, reason)
+
+    def _no_arm(self) -> Conflict:
+        return Conflict(f"The experiment {self.id!r} interleaves two lists: ask it to predict, with k.")
+
+    def _kept(
+        self,
+        kept: KeptArms,
+        hashed: int,
+        eligible: Sequence[str] | None,
+        x: NDArray[np.float32] | None,
+    ) -> Choice | None:
         """Choice of the arm that a unit was first given; None if it was not met, or gets no such arm now."""
         place = kept.find(hashed)
         allowed = self._drawn_among if eligible is None else self._allowed(eligible)
@@ -349,7 +375,7 @@ class Decider:
             return None
         draw = self._kept_draw(kept, place >> ARM_BITS)
         held_out = bool(self._holdout) and self._is_held_out(hashed)
-        return Choice(arm, draw.propensities[arm], hashed, draw, held_out)
+        return Choice(arm, draw.propensities[arm], hashed, draw, x, held_out)
 
     def _kept_draw(self, kept: KeptArms, number: int) -> Draw:
         draw = self._kept_draws.get(number)
@@ -488,6 +514,8 @@ class Decider:
         n = len(names)
         if not self._draws:
             check_all_outside(names, "units")
+            if self.status == "running":
+                raise self._no_arm()
             choice = self.choose(None, None)
             return [None] * n, [choice.arm] * n, [1.0] * n
         try:

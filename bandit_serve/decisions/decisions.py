@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from bandit_serve.api.decisions import (
     Context,
@@ -265,16 +267,21 @@ class Decisions:
         decider = self.decider(experiment)
         for check in decider.checks or self._find_checks(decider):
             check(request)
+        x = decider.encoded(request.context)
         if decider.interleaves and decider.status == "running":
-            k = require_list(request)
-            unit = request.user_id if request.unit is None else request.unit
-            membership = decider.membership
             assert isinstance(decider, Decider)
-            if membership is None or membership.keeps_out(unit, request.context) is None:
-                return self._interleave(decider, request, k)
-        return self._predict(decider, request)
+            k, unit = require_list(request), _unit_of(request)
+            outside = decider.outside(unit, None, request.context)
+            if outside is not None:
+                return self._score(decider, outside, request)
+            if unit is not None:
+                check_outside(unit, "unit")
+            return self._interleave(decider, request, x, k)
+        return self._predict(decider, request, x)
 
-    async def _interleave(self, decider: Decider, request: PredictRequest, k: int) -> Predicted:
+    async def _interleave(
+        self, decider: Decider, request: PredictRequest, x: NDArray[np.float32] | None, k: int
+    ) -> Predicted:
         """Drafts one list from those of both arms. Where only one arm has a list, the caller gets that."""
         draw = decider.draw
         assert draw is not None
@@ -292,7 +299,7 @@ class Decisions:
             if isinstance(answer, Exception):
                 if _is_of_the_request(answer):
                     raise answer
-                self._note_failure(decider, Choice(arm, draw.propensities[arm], 0, draw), answer)
+                self._note_failure(decider, Choice(arm, draw.propensities[arm], 0, draw, x), answer)
         lists = [[] if isinstance(answer, Exception) else answer.get("items", []) for answer in answers]
         able = [arm for arm in there if not isinstance(answers[arm], Exception)]
         if not able:
@@ -300,7 +307,7 @@ class Decisions:
         drafted = []
         if len(able) == 2 and decider.status == "running":
             drafted = team_draft((lists[0], lists[1]), k, fair_coin)
-            items = credited(decider, draw, drafted, self.keyring, self._now_ms())
+            items = credited(decider, draw, x, drafted, self.keyring, self._now_ms())
         else:
             items = uncredited(decider, lists[able[0]], able[0])
         first = drafted[0].team if drafted else able[0]
@@ -356,12 +363,24 @@ class Decisions:
         return all_checks
 
     def _predict(
-        self, decider: Decider | ControlDecider, request: PredictRequest, retrial: Retrial | None = None
+        self,
+        decider: Decider | ControlDecider,
+        request: PredictRequest,
+        x: NDArray[np.float32] | None,
+        retrial: Retrial | None = None,
     ) -> Predicted | Awaitable[Predicted]:
-        unit = request.user_id if request.unit is None else request.unit
         eligible = request.eligible if retrial is None else retrial.eligible
-        context = request.context
-        choice = decider.choose(unit, eligible, decider.encoded(context), context)
+        choice = decider.choose(_unit_of(request), eligible, x, request.context)
+        return self._score(decider, choice, request, retrial)
+
+    def _score(
+        self,
+        decider: Decider | ControlDecider,
+        choice: Choice,
+        request: PredictRequest,
+        retrial: Retrial | None = None,
+    ) -> Predicted | Awaitable[Predicted]:
+        """Scores with the version of the arm that was drawn, and with another one's where that fails."""
         began_s = time.perf_counter() if decider.measured else 0.0
         reference = decider.models[choice.arm]
         assert reference is not None
@@ -375,9 +394,8 @@ class Decisions:
             if _is_of_the_request(error):
                 raise
             now_s = time.monotonic()
-            return self._predict(
-                decider, request, self._after(decider, choice, request, error, began_s, now_s, retrial)
-            )
+            retrial = self._after(decider, choice, request, error, began_s, now_s, retrial)
+            return self._predict(decider, request, choice.x, retrial)
         if isinstance(scores, dict):
             return self._predicted(decider, choice, request, scores, began_s)
         return self._predict_later(decider, choice, request, scores, began_s, retrial)
@@ -398,7 +416,7 @@ class Decisions:
             if _is_of_the_request(error):
                 raise
             retrial = self._after(decider, choice, request, error, began_s, since_s, retrial)
-            again = self._predict(decider, request, retrial)
+            again = self._predict(decider, request, choice.x, retrial)
             return again if isinstance(again, Predicted) else await again
         return self._predicted(decider, choice, request, scores, began_s)
 
@@ -539,6 +557,10 @@ def _reasons(reasons: list[OutsideReason | None]) -> list[OutsideReason | None] 
 def _is_of_the_request(error: Exception) -> bool:
     """Whether every arm would raise this error, so that the caller gets it."""
     return isinstance(error, InvalidInput) and not isinstance(error, ContentRefused)
+
+
+def _unit_of(request: PredictRequest) -> str | None:
+    return request.user_id if request.unit is None else request.unit
 
 
 def _outcome(began_s: float, *, failed: bool) -> Outcome:

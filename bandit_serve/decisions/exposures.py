@@ -35,7 +35,8 @@ class WaitingBatch(NamedTuple):
 class ExposureBuffer:
     """Exposures of one experiment in one worker. `next` is the number of its next decision.
 
-    `served` says which metrics the service measures for the experiment; without any, outcomes are not kept.
+    `n_features` is d of what the experiment logs of each decision. `served` says which metrics the service measures for
+    it; without any, outcomes are not kept.
 
     The buffer is bounded: during a long outage the oldest exposures are dropped and counted in `lost`, and decisions go
     on. A row that can not be added leaves no trace in any column. A batch that no fold could read is not logged.
@@ -45,6 +46,7 @@ class ExposureBuffer:
         self._incarnation = incarnation
         self.next = 0
         self.lost = 0
+        self.n_features = 0
         self.served = ServedMetrics()
         self._waiting: deque[WaitingBatch] = deque()
         self._waiting_rows = 0
@@ -192,7 +194,7 @@ class ExposureBuffer:
             pairs=tuple(self._pairs),
         )
         try:
-            columns = columns_of(exposed, None if not exposed.x else len(exposed.x) // (4 * n_rows))
+            columns = columns_of(exposed, self.n_features)
         except UnreadableEntry as error:
             log.error("%d decisions are not logged: %s", n_rows, error)
             self.lost += n_rows

@@ -10,6 +10,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bandit_serve.api.decisions import PredictedItem, PredictRequest, ScoredItem
 from bandit_serve.decisions.decider import Choice, Decider
 from bandit_serve.decisions.draw import Draw
@@ -83,7 +86,12 @@ async def score_both(
 
 
 def credited(
-    decider: Decider, draw: Draw, drafted: Sequence[Drafted], keyring: Keyring, time_ms: int
+    decider: Decider,
+    draw: Draw,
+    x: NDArray[np.float32] | None,
+    drafted: Sequence[Drafted],
+    keyring: Keyring,
+    time_ms: int,
 ) -> list[PredictedItem]:
     """Logs each item as a decision of the arm that placed it, all with the same random number as their unit.
 
@@ -95,7 +103,7 @@ def credited(
             item.item_id,
             item.score,
             decider.arm_names[team],
-            decider.record(Choice(team, draw.propensities[team], request, draw), keyring, time_ms),
+            decider.record(Choice(team, draw.propensities[team], request, draw, x), keyring, time_ms),
         )
         for item, team in drafted
     ]

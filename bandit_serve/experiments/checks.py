@@ -428,9 +428,11 @@ def _mode_errors(experiment: Experiment) -> list[FieldError]:
         "policy.holdout": (not experiment.policy.holdout, "expected none where lists are interleaved"),
         "metrics": (
             not any(metric.served or metric.role == "guardrail" for metric in experiment.metrics)
+            and not experiment.covariates
             and objective.kind in ("binary", "count")
             and objective.goal == "maximize",
-            "expected a binary or count objective to be maximized, no guardrail, and nothing that the service measures",
+            "expected a binary or count objective to be maximized, no guardrail, no covariate, and nothing that the "
+            "service measures",
         ),
         "stopping.mode": (not experiment.stopping.horizon, "expected none where lists are interleaved"),
         "stopping.rule": (

@@ -167,6 +167,7 @@ BAD_ROWS: list[dict[str, Any]] = [
 @settings(max_examples=100, deadline=None)
 def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, Any] | None]) -> None:
     buffer = ExposureBuffer(1)
+    buffer.n_features = 2
     added = 0
     for bad in rows:
         row = {
@@ -205,6 +206,18 @@ def test_a_batch_that_no_fold_could_read_is_not_logged_and_counted_as_lost(
     assert (batch.first, batch.revision) == (1, 2)
     assert buffer.lost == 1
     assert "1 decisions are not logged" in caplog.text
+
+
+@pytest.mark.parametrize("x", [None, np.ones(1, np.float32), np.ones(3, np.float32)])
+def test_decisions_without_their_features_are_not_logged(x: Any) -> None:
+    """Such a batch in the log would set the whole experiment aside."""
+    buffer = ExposureBuffer(1)
+    buffer.n_features = 2
+    buffer.add(0, 0, EVEN, 1, 5, x=x)
+    assert taken(buffer) == []
+    assert buffer.lost == 1
+    buffer.add(0, 0, EVEN, 1, 5, x=np.ones(2, np.float32))
+    assert [batch.first for batch in taken(buffer)] == [1]
 
 
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from builders import experiment, record
 
-from bandit_serve.api.decisions import ScoredItem
+from bandit_serve.api.decisions import Predicted, PredictRequest, ScoredItem
+from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.interleaving import team_draft
+from bandit_serve.decisions.membership import held_out_units
+from bandit_serve.errors import Conflict
+from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.folds.replica import Replica
+from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.offset import Offset
+from bandit_serve.log.token import Keyring, new_key
 
 
 def ranked(names: str) -> list[ScoredItem]:
@@ -57,3 +69,50 @@ def test_swapped_lists_with_swapped_coins_give_swapped_teams() -> None:
         names, teams = names_and_teams(first, second, 6, iter(coins).__next__)
         swapped, others = names_and_teams(second, first, 6, iter([not coin for coin in coins]).__next__)
         assert (names, teams) == (swapped, [1 - team for team in others])
+
+
+HELD_OUT = 0.3
+
+
+def interleaving() -> Decisions:
+    """Decisions of an experiment of two models that rank nothing, in a service that holds out `HELD_OUT`."""
+    arms = [{"name": name, "model": "m", "version": name} for name in "ab"]
+    changed = Changed(
+        record(experiment(arms=arms, mode="interleave", unit="request", policy={"kind": "fixed_split"})),
+        Change("create", "test"),
+    )
+    live = LiveExperiment(changed)
+    live.apply(Offset(1, 0), changed)
+    replica = Replica()
+    replica.restore(live)
+    model = SimpleNamespace(scores={"items": []}, score=lambda *_, **__: {"items": []})
+    models: Any = SimpleNamespace(get=lambda *_: model)
+    keyring = Keyring({0: new_key(0)}, 10**12)
+    decisions = Decisions(replica, models, 1, keyring, held_out=held_out_units("bandit_serve", HELD_OUT))
+    decisions.deciders["e"].checks = (lambda request: None,)
+    return decisions
+
+
+def test_a_request_is_held_out_once_or_not_at_all() -> None:
+    """Without a unit, chance says so: whoever asks it twice of one request may be told both."""
+
+    async def reasons(n: int) -> Counter[str | None]:
+        decisions, counted = interleaving(), Counter[str | None]()
+        for _ in range(n):
+            answer = decisions.predict("e", PredictRequest(k=3, features=[1.0]))
+            counted[(answer if isinstance(answer, Predicted) else await answer).reason or None] += 1
+        return counted
+
+    counted = asyncio.run(reasons(4_000))
+    assert set(counted) == {None, "holdout"}
+    assert abs(counted["holdout"] - 4_000 * HELD_OUT) < 5 * (4_000 * HELD_OUT * (1 - HELD_OUT)) ** 0.5
+
+
+def test_columns_are_never_of_lists() -> None:
+    async def refused() -> None:
+        decisions = interleaving()
+        for _ in range(50):
+            with pytest.raises(Conflict, match="interleaves"):
+                await decisions.decide_columns("e", ["u1", "u2", "u3"], None)
+
+    asyncio.run(refused())

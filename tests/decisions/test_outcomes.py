@@ -93,6 +93,7 @@ def test_without_outcomes_or_metrics_there_are_none() -> None:
 def test_features_go_with_their_decisions_and_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ENTRY_ROWS", 7)
     buffer = ExposureBuffer(9)
+    buffer.n_features = 4
     buffer.served = BOTH
     for i in range(20):
         outcome = Outcome(float(i), False) if i % 3 else None

@@ -284,6 +284,52 @@ def test_kept_arms(service: ThrowawayService) -> None:
     check_problem(service.call("PUT", f"{path}/policy", contextual), 400)
 
 
+COVARIATE = {"metrics": [{"name": "click", "kind": "binary", "covariate": "before"}]}
+DIMENSION = {"context": [{"name": "c", "kind": "categorical", "values": ["x", "y"]}], "dimensions": ["c"]}
+
+
+@pytest.mark.parametrize("logged", [COVARIATE, DIMENSION, {**COVARIATE, **DIMENSION}])
+def test_what_is_logged_of_kept_units_is_as_wide_as_of_others(
+    service: ThrowawayService, tmp_path: Path, logged: dict[str, Any]
+) -> None:
+    model = new_name("model")
+    file = save_model(tmp_path / "m")
+    assert bandit_serve("models", "register", model, file, "--data", service.data).status == 0
+    arms = [{"name": name, "model": model, "version": "v1"} for name in ("control", "challenger")]
+    name = running(service, arms=arms, unit="user", keep_assigned=True, **logged)
+    path, context = f"/v1/experiments/{name}", {"c": "x"} if "context" in logged else {}
+    before = {"covariates": {"before": 2.0}} if "metrics" in logged else {}
+    given = {"context": context} if context else {}
+
+    def every_way() -> list[str]:
+        tokens = [decide(service, name, unit="kept", **given, **before)["decision_id"]]
+        columns = {"units": ["kept", "kept"], **({"contexts": [context, context]} if context else {})}
+        tokens += service.call("POST", f"{path}/decide/batch", columns).body["decision_ids"]
+        asked = {"unit": "kept", "user_id": "u1", "item_id": "i1", **given}
+        tokens.append(service.call("POST", f"{path}/predict", asked).body["decision_id"])
+        tokens.append(flag(service, name, targetingKey="kept", **context)["metadata"]["decision_id"])
+        flags = service.call(
+            "POST", "/ofrep/v1/evaluate/flags", {"context": {"targetingKey": "kept", **context}}
+        )
+        [mine] = [each for each in flags.body["flags"] if each["key"] == name]
+        demanded = mine["metadata"]["decision_id"]
+        exposed = service.call("POST", "/v1/exposures", {"decision_ids": [demanded]})
+        assert exposed.body["verdicts"] == ["accepted"]
+        return [*tokens, demanded]
+
+    first = decide(service, name, unit="kept", **given)["decision_id"]
+    assert reward_many(service, [first], [1.0]) == ["accepted"]
+    wait_until(lambda: exposures(service, name) == 1)
+    alone = every_way()
+    assert reward_many(service, alone, [1.0] * len(alone)) == ["accepted"] * len(alone)
+    mixed = [*every_way(), decide(service, name, unit="new", **given)["decision_id"]]
+    assert reward_many(service, mixed, [1.0] * len(mixed)) == ["accepted"] * len(mixed)
+    wait_until(lambda: exposures(service, name) == 1 + len(alone) + len(mixed))
+    results = service.call("GET", f"{path}/results").body
+    assert sum(arm["metrics"]["click"]["n"] for arm in results["arms"]) == 2, "units"
+    assert results["crossovers"] == 0
+
+
 def test_texts(service: ThrowawayService) -> None:
     texts = {"description": "what", "owner": "who", "tags": ["a", "b"], "hypothesis": "why"}
     name = draft(service, **texts)

@@ -98,6 +98,8 @@ def test_what_is_no_request_for_a_list_is_refused(service: ThrowawayService) -> 
     assert service.call("POST", "/v1/experiments/refusing/decide/batch", {"units": ["a"]}).status == 409
     assert predict(service, "refusing", item_id="i1").body["errors"][0]["at"] == "k"
     assert predict(service, "refusing", k=3, eligible=["control"]).body["errors"][0]["at"] == "eligible"
+    assert predict(service, "refusing", k=3, context={"hour": 1}).body["errors"][0]["at"] == "context"
+    assert predict(service, "refusing", k=3, unit="\n").body["errors"][0]["at"] == "unit"
     infer = {
         "inputs": [{"name": "user_id", "shape": [1], "datatype": "BYTES", "data": ["u"]}],
         "parameters": {"k": 3},
@@ -133,6 +135,16 @@ def test_without_two_arms_the_list_of_one_is_given_and_nothing_is_logged(service
         ("policy.holdout", {"policy": {"kind": "fixed_split", "holdout": 0.1}}),
         ("metrics", {"metrics": [{"name": "click", "kind": "binary", "goal": "minimize"}]}),
         ("metrics", {"metrics": [{"name": "ms", "kind": "continuous"}]}),
+        ("metrics", {"metrics": [{"name": "click", "kind": "binary", "covariate": "before"}]}),
+        (
+            "metrics",
+            {
+                "metrics": [
+                    {"name": "click", "kind": "binary"},
+                    {"name": "spent", "kind": "continuous", "covariate": "before"},
+                ]
+            },
+        ),
         (
             "arms[0].model",
             {"arms": [{"name": "a"}, {"name": "b", "model": "films", "version": "up"}], "control": "a"},
