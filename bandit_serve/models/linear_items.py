@@ -57,7 +57,7 @@ class LinearItems(Preferences):
     hyper_parameters: ClassVar[type[HyperParameters]] = LinearItemsParameters
     search_space: ClassVar[Space] = {
         "n_factors": [24, 32, 48, 64, 96],
-        "regularization": LogUniform(0.003, 0.02),
+        "regularization": LogUniform(0.003, 1.0),
     }
     n_fit_arrays: ClassVar[int] = 6
     sums_users: ClassVar[bool] = True

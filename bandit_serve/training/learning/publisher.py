@@ -79,9 +79,10 @@ class Publisher:
                 metrics=metrics,
                 metadata={"learner": learner},
             )
-            await changes.set_status(self._model, name, "staged", self._who, reason=verdict.reason)
         elif known.sha256 != await asyncio.to_thread(sha256_of, self._path):
             raise Conflict(f"There is another version {name!r} of {self._model!r} already.")
+        if known is None or known.status == "training":
+            await changes.set_status(self._model, name, "staged", self._who, reason=verdict.reason)
         self.versions.append(name)
         self._say(f"{name}: {verdict.reason}.")
         await self._promote(name, metrics, current)

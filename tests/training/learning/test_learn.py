@@ -118,6 +118,17 @@ async def whole_log(url, experiment):
         await store.close()
 
 
+def versions_with(name, service, model):
+    """Versions by name, once the service shows this one with the status that it is published with."""
+
+    def shown():
+        versions = service.call("GET", f"/v1/models/{model}").body["versions"]
+        return {version["version"]: version for version in versions}
+
+    wait_until(lambda: shown().get(name, {"status": "training"})["status"] != "training")
+    return shown()
+
+
 def test_killed_again_and_again_it_equals_one_that_was_not(running):
     service, model, experiment, path = running
     traffic, chosen = Traffic(service, experiment), random.Random(2)
@@ -153,10 +164,8 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
         once.apply(name, offset, event)
     assert once.learned == traffic.sent
     assert once.prequential.metrics() == status["metrics"]
-    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
-    published = {version["version"]: version for version in shown}
     last = f"v1-learned-{status['learned']}"
-    assert last in published
+    published = versions_with(last, service, model)
     assert published[last]["status"] == "staged"
     assert len(published) > 2
     artifact = Artifact.map(service.data / "artifacts" / f"{published[last]['sha256']}.safetensors")
@@ -187,12 +196,14 @@ def test_it_publishes_promotes_and_adds_arms(running):
     done = bandit_serve("learn", model, "--data", service.data, *flags, "--until-caught-up")
     assert done.status == 0, done.err
     assert "goes into production" in done.out
-    shown = service.call("GET", f"/v1/models/{model}").body
-    assert shown["production"] == f"v1-learned-{traffic.sent}"
-    record = service.call("GET", f"/v1/experiments/{experiment}").body
-    assert [arm["name"] for arm in record["arms"]][2:] == [
-        version["version"] for version in shown["versions"] if "learned" in version["version"]
-    ]
+    last = f"v1-learned-{traffic.sent}"
+    wait_until(lambda: service.call("GET", f"/v1/models/{model}").body["production"] == last)
+    learned = [version for version in versions_with(last, service, model) if "learned" in version]
+
+    def arms():
+        return [arm["name"] for arm in service.call("GET", f"/v1/experiments/{experiment}").body["arms"]]
+
+    wait_until(lambda: arms()[2:] == learned)
     for _ in range(30):
         ask = {"user_id": "u1", "item_id": "i1"}
         assert service.call("POST", f"/v1/experiments/{experiment}/predict", ask).status == 200
@@ -246,9 +257,9 @@ def test_what_was_rewarded_is_a_data_set_to_train_on(running):
     assert done.document["data"]["source"] == f"rewards of {experiment}"
     assert done.document["data"]["ratings"] == traffic.sent
     registered = {each["family"]: each["version"] for each in done.document["versions"]}
-    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
-    assert set(registered.values()) <= {version["version"] for version in shown}
-    sha256 = next(v["sha256"] for v in shown if v["version"] == registered["factorization_machine"])
+    shown = versions_with(registered["factorization_machine"], service, model)
+    assert set(registered.values()) <= set(shown)
+    sha256 = shown[registered["factorization_machine"]]["sha256"]
     learned = load_model(Artifact.map(service.data / "artifacts" / f"{sha256}.safetensors"))
     assert learned.predict("u1", "i1", {"evening": True}) != learned.predict("u1", "i1", {"evening": False})
     both = bandit_serve("train", "ratings.csv", *flags, "--data", service.data)
@@ -311,8 +322,7 @@ def test_what_is_to_be_minimized_is_ranked_last_and_other_scales_are_not_mixed_i
     assert done.status == 0, done.err
     assert done.document["learned"] == 60
     version = done.document["versions"][-1]
-    shown = service.call("GET", f"/v1/models/{model}").body["versions"]
-    sha256 = next(each["sha256"] for each in shown if each["version"] == version)
+    sha256 = versions_with(version, service, model)[version]["sha256"]
     learned = load_model(Artifact.map(service.data / "artifacts" / f"{sha256}.safetensors"))
     ranked = [item for item, _ in learned.top_k("u1", 2, among=["skipped", "kept"])]
     assert ranked == ["kept", "skipped"]
