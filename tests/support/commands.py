@@ -1,10 +1,12 @@
-"""`bandit-serve …` commands as processes of their own."""
+"""`bandit-serve …` commands as processes of their own, forked from one that has imported what they need."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
+import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from services import clean_environment
 
+from bandit_serve.cli.main import COMMANDS, run
 from bandit_serve.models import Popularity
 
 LIMIT_S = 60.0
+STREAMS = (("in", os.O_RDONLY), ("out", os.O_WRONLY | os.O_CREAT), ("err", os.O_WRONLY | os.O_CREAT))
+FORKS = multiprocessing.get_context("forkserver")
+# Imports take longer than most commands do: the processes that run them are forked from one that has made them.
+FORKS.set_forkserver_preload([f"bandit_serve.cli.{where.partition('.')[0]}" for where in COMMANDS.values()])
 
 
 class Finished(NamedTuple):
@@ -33,17 +40,36 @@ def bandit_serve(
     *arguments: str | Path, environment: Mapping[str, str] | None = None, stdin: str = ""
 ) -> Finished:
     """Runs a command to its end; of our settings, only those in `environment` are set."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bandit_serve", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-        env={**clean_environment(), "COLUMNS": "80", **(environment or {})},
-        input=stdin,
+    settings = {**clean_environment(), "COLUMNS": "80", **(environment or {})}
+    with tempfile.TemporaryDirectory() as folder:
+        streams = Path(folder)
+        (streams / "in").write_text(stdin)
+        process = FORKS.Process(target=_command, args=(folder, [str(each) for each in arguments], settings))
+        process.start()
+        process.join(LIMIT_S)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise AssertionError(f"bandit-serve {arguments} takes longer than {LIMIT_S:g} s")
+        out, err = ((streams / name).read_text() for name in ("out", "err"))
+    assert "Traceback" not in err, err
+    assert process.exitcode is not None
+    return Finished(process.exitcode, out, err)
+
+
+def _command(folder: str, arguments: list[str], settings: dict[str, str]) -> None:
+    for number, (name, flags) in enumerate(STREAMS):
+        file = os.open(Path(folder, name), flags, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, encoding="utf-8", closefd=False) for number, mode in enumerate("rww")
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Finished(done.returncode, done.stdout, done.stderr)
+    os.environ.clear()
+    os.environ.update(settings)
+    sys.argv = ["bandit-serve", *arguments]
+
+    run()
 
 
 def save_model(path: Path, ratings: tuple[float, ...] = (4.0, 5.0, 3.0)) -> Path:
