@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
-from bandit_serve.experiments.dimensions import Dimension, dimensions_of
-from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Experiment, Record
+from bandit_serve.experiments.spec import Record
 from bandit_serve.log.events import (
     Changed,
     Covariates,
@@ -26,16 +22,13 @@ from bandit_serve.log.events import (
 )
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.repairs import LeftOut
-from bandit_serve.log.snapshot import Codec, Layout, reading
+from bandit_serve.log.snapshot import reading
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
-from bandit_serve.policies import POLICIES
-from bandit_serve.policies.features import n_features_of
-from bandit_serve.results import columns
+from bandit_serve.results import columns, kernels
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results._beginnings import Beginnings
 from bandit_serve.results._histograms import Histograms
 from bandit_serve.results._open_decisions import OpenDecisions
-from bandit_serve.results._pairs import PairSums
 from bandit_serve.results._rewarded_decisions import RewardedDecisions
 from bandit_serve.results._share_history import ShareHistory
 from bandit_serve.results._units import Units
@@ -47,22 +40,21 @@ from bandit_serve.results.floors import Floors
 from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.history import PastResults
 from bandit_serve.results.horizon import HorizonLooks
-from bandit_serve.results.interleaving import EXPECTED_CONTESTS, Contests
 from bandit_serve.results.joining import with_metrics
 from bandit_serve.results.notes import Notes
 from bandit_serve.results.point import point_of
-from bandit_serve.results.segments import SegmentedSums
 from bandit_serve.results.sequence import Floats
+from bandit_serve.results.state import (
+    CODEC,
+    FIXED,
+    RESULTS,
+    SOMETIMES,
+    ResultsState,
+    StateColumns,
+    require_known,
+    require_shapes,
+)
 from bandit_serve.results.uploads import Uploads
-
-MAX_VECTOR_BYTES = 64 * 2**20
-"""Bytes of share vectors with `unit: request`: more are thinned out."""
-MAX_X_BYTES = 64 * 2**20
-"""Bytes of the features of open decisions, with `missing: zero`: further ones are analysed without."""
-MAX_UNIT_BYTES = 96 * 2**20
-"""Bytes of units with `unit: user`: from then on fewer new ones are taken. They never exceed 3.5 times that, which fits
-into one value of the store.
-"""
 
 DAY_MS = 86_400_000
 MIN_RATE_MS = 60_000
@@ -71,21 +63,6 @@ StillOpen = tuple[NDArray[np.int64], Floats]
 
 NO_UNITS = np.zeros(0, np.uint64)
 _BEFORE_ALL_MS = -(2**53)
-
-
-StateColumns = dict[str, dict[str, NDArray[Any]]]
-"""Columns by part of the fold and by name."""
-
-
-class ResultsState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """State of `ResultsFold`; `record` as MessagePack."""
-
-    record: bytes
-    columns: StateColumns
-
-
-RESULTS = "an experiment's results"
-CODEC = Codec(ResultsState, RESULTS, version=3, layout=Layout.DEFLATED)
 
 
 class ResultsFold:
@@ -106,7 +83,7 @@ class ResultsFold:
         n_metrics, n_arms = len(experiment.metrics), len(experiment.arms)
         self.record = record
         self._look_up = tuple(look_up)
-        dimensions = _dimensions(experiment, self._look_up)
+        dimensions = kernels.dimensions(experiment, self._look_up)
         self._notes = Notes(experiment, dimensions)
         self.n_features = self._notes.n_logged
         self._shape = Shape(experiment, None)
@@ -115,27 +92,27 @@ class ResultsFold:
         self.omitted = 0
         self.exposures = np.zeros(n_arms, np.int64)
         self.sums = Accumulators(
-            n_metrics, n_arms, experiment.control_arm, contextual=_contextual(experiment.policy)
+            n_metrics, n_arms, experiment.control_arm, contextual=kernels.contextual(experiment.policy)
         )
-        self.sums.know_features(_n_features(experiment, self.sums))
+        self.sums.know_features(kernels.n_features(experiment, self.sums))
         self.sums.note_width = self._notes.width
-        self.pairs = _pairs(experiment, self.sums)
-        self.segmented = _segmented(dimensions, self.sums, self._notes)
+        self.pairs = kernels.pairs(experiment, self.sums)
+        self.segmented = kernels.segmented(dimensions, self.sums, self._notes)
         self.pair_evidence = Evidence.none(len(self.pairs.metrics) if self.pairs else 0, n_arms)
-        self._beginnings = self.sums.beginnings = _beginnings(experiment)
-        self.sums.put_caps(_caps(experiment))
-        self.sums.histograms = _histograms(experiment)
+        self._beginnings = self.sums.beginnings = kernels.beginnings(experiment)
+        self.sums.put_caps(kernels.caps(experiment))
+        self.sums.histograms = kernels.histograms(experiment)
         self.evidence = Evidence.none(n_metrics, n_arms)
         guarded = any(metric.is_guardrail for metric in experiment.metrics)
         self.harm = HarmEvidence.none(n_metrics, n_arms) if guarded else None
         self.noted: Noted | None = None
         self._window_ms = experiment.attribution.window_ms
-        self._shares = ShareHistory(_first_shares(experiment), _most_vectors(experiment))
+        self._shares = ShareHistory(kernels.first_shares(experiment), kernels.most_vectors(experiment))
         self._floors = Floors.since(record.revision, experiment.policy)
-        self._decisions = _decisions(experiment, self.sums, self._shares)
+        self._decisions = kernels.decisions(experiment, self.sums, self._shares)
         self._early = EarlyRewards()
         self.looks = HorizonLooks.none(n_metrics, n_arms) if experiment.stopping.horizon else None
-        self.contests = _contests(experiment)
+        self.contests = kernels.contests(experiment)
         self.history = PastResults(n_metrics, n_arms)
         self._know_since()
 
@@ -363,12 +340,12 @@ class ResultsFold:
         if n_arms > len(self.exposures):
             self._grow(n_arms)
         self._floors.learn(record.revision, record.experiment.policy)
-        if _contextual(record.experiment.policy):
+        if kernels.contextual(record.experiment.policy):
             if not self.sums.contextual:
                 self.sums.contextual = True
                 if self.segmented is not None:
                     self.segmented.sums.contextual = True
-                self.sums.know_features(_n_features(record.experiment, self.sums))
+                self.sums.know_features(kernels.n_features(record.experiment, self.sums))
             self._beginnings.close()
         if record.revision >= self.record.revision:
             self.record = record
@@ -381,7 +358,7 @@ class ResultsFold:
         experiment = msgspec.structs.replace(former, metrics=record.experiment.metrics)
         joined = msgspec.structs.replace(self.record, experiment=experiment, joined=record.joined)
         state = with_metrics(
-            self._columns(), ResultsFold(joined)._columns(), _n_features(experiment, self.sums)
+            self._columns(), ResultsFold(joined)._columns(), kernels.n_features(experiment, self.sums)
         )
         vars(self).update(vars(self._restored(joined, state, self._look_up)), offset=self.offset)
 
@@ -449,7 +426,7 @@ class ResultsFold:
             parts["uploads"] = self._notes.uploads.state()
         if self.noted is not None:
             parts["decision"] = self.noted.columns()
-        if _capped(self.record.experiment):
+        if kernels.capped(self.record.experiment):
             parts["raw"] = self.sums.raw_state()
         if self.sums.histograms is not None:
             parts["quantiles"] = self.sums.histograms.state()
@@ -477,30 +454,30 @@ class ResultsFold:
         if "uploads" in state:
             fold._notes.uploads = Uploads.from_state(experiment.covariates, state["uploads"])
         known = fold._columns() | SOMETIMES | {"history": fold.history.state()}
-        _require_known(state, known, RESULTS)
+        require_known(state, known, RESULTS)
         for part, columns_of_part in state.items():
             once_known = Evidence.FORMER if part == "evidence" else ()
-            _require_known(columns_of_part, {*known[part], *once_known}, part)
+            require_known(columns_of_part, {*known[part], *once_known}, part)
             if part in FIXED:
-                _require_shapes(columns_of_part, known[part], FIXED[part])
+                require_shapes(columns_of_part, known[part], FIXED[part])
         fold.now_ms = int(state["fold"]["now_ms"][0])
         fold.omitted = int(state["fold"].get("omitted", [0])[0])
         fold.exposures = (
             state["fold"]["exposures"].astype(np.int64, casting="safe").reshape(len(experiment.arms))
         )
         fold._floors = Floors.from_state(state["fold"]["revisions"], state["fold"]["flags"])
-        context = bool(experiment.context) or _contextual(experiment.policy)
+        context = bool(experiment.context) or kernels.contextual(experiment.policy)
         fold.sums = Accumulators.from_state(state["sums"], experiment.control_arm, contextual=context)
-        n_features = _n_features(experiment, fold.sums)
+        n_features = kernels.n_features(experiment, fold.sums)
         if "outcome" in state:
             fold.sums.restore_model(n_features, state["outcome"])
         else:
             # A former build knew no features: it is learned from now on.
             fold.sums.know_features(n_features)
-        fold.sums.put_caps(_caps(experiment))
+        fold.sums.put_caps(kernels.caps(experiment))
         if "raw" in state:
             fold.sums.restore_raw(state["raw"])
-        fold.sums.histograms = _histograms(experiment)
+        fold.sums.histograms = kernels.histograms(experiment)
         if "quantiles" in state:
             fold.sums.histograms = Histograms.from_state(state["quantiles"])
             if state["quantiles"]["counts"].shape[1] != len(experiment.arms):
@@ -517,7 +494,7 @@ class ResultsFold:
         if fold.pairs is not None:
             companions = Accumulators.from_state(state["companions"], experiment.control_arm)
             companions.restore_epochs(state["companion_epochs"])
-            fold.pairs = _pairs(experiment, fold.sums, companions, state["pairs"])
+            fold.pairs = kernels.pairs(experiment, fold.sums, companions, state["pairs"])
             fold.pair_evidence = Evidence.from_state(state["pair_evidence"])
         if fold.segmented is not None:
             fold.segmented.restore(state)
@@ -527,17 +504,8 @@ class ResultsFold:
             fold.harm = HarmEvidence(**state["harm"])
         if "decision" in state:
             fold.noted = Noted.from_columns(state["decision"], len(experiment.arms))
-        fold._shares = ShareHistory.from_state(state["shares"], _most_vectors(experiment))
-        parts = fold.sums, fold._shares, state["decisions"]
-        if experiment.unit == "user":
-            counted = _counts_missing(experiment), _parts(experiment)
-            fold._decisions = Units.from_state(*parts, MAX_UNIT_BYTES, *counted)
-        elif experiment.missing == "zero":
-            fold._decisions = OpenDecisions.from_state(
-                *parts, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment)
-            )
-        else:
-            fold._decisions = RewardedDecisions.from_state(*parts)
+        fold._shares = ShareHistory.from_state(state["shares"], kernels.most_vectors(experiment))
+        fold._decisions = kernels.decisions_of(experiment, fold.sums, fold._shares, state["decisions"])
         fold._early = EarlyRewards.from_state(state["early"])
         if "looks" in state:
             if fold.looks is None:
@@ -553,157 +521,3 @@ class ResultsFold:
             )
         fold._know_since()
         return fold
-
-
-SOMETIMES: StateColumns = {
-    "decision": {"noted": np.zeros(3, np.int64)},
-    "looks": vars(HorizonLooks.none(0, 0)),
-}
-"""Parts that a state has once there is something in them."""
-
-FIXED: dict[str, frozenset[str] | None] = {
-    "fold": frozenset({"now_ms", "omitted", "exposures"}),
-    "sums": None,
-    "beginnings": frozenset({"closed", "counts"}),
-    "evidence": None,
-    "harm": None,
-    "decision": None,
-    "raw": None,
-    "quantiles": frozenset({"kept", "halvings", "sizes"}),
-    "pairs": None,
-    "companions": None,
-    "pair_evidence": None,
-}
-"""Columns whose shape and dtype the experiment says, by part; None: all of them. The others' kernels look at them."""
-
-
-def _require_shapes(
-    state: Mapping[str, NDArray[Any]], known: Mapping[str, NDArray[Any]], names: Collection[str] | None
-) -> None:
-    for name, column in state.items():
-        if name in (known if names is None else names) and name in known:
-            shape, dtype = known[name].shape, known[name].dtype
-            if (column.shape, column.dtype) != (shape, dtype):
-                raise ValueError(f"{name} is {column.dtype}{column.shape}, not {dtype}{shape}")
-
-
-def _require_known(state: Collection[str], known: Collection[str], whose: str) -> None:
-    unknown = sorted(set(state) - set(known))
-    if unknown:
-        raise ValueError(f"{whose} have a part {unknown[0]!r} that it does not know")
-
-
-def _most_vectors(experiment: Experiment) -> int:
-    """Number of share vectors that are kept; 0, for units, which are analysed whole: as many as there are."""
-    return 0 if experiment.unit == "user" else MAX_VECTOR_BYTES // (8 * len(experiment.arms))
-
-
-def _n_features(experiment: Experiment, sums: Accumulators) -> int:
-    """Number of features of the model of outcomes, where shares follow them; 0 for none. Units have no one context."""
-    modelled = sums.contextual and experiment.unit == "request" and experiment.context
-    return n_features_of(experiment.context) if modelled else 0
-
-
-def _contests(experiment: Experiment) -> Contests | None:
-    if not experiment.interleaves:
-        return None
-    stopping = experiment.stopping
-    expected = EXPECTED_CONTESTS if stopping.expected_samples is UNSET else stopping.expected_samples
-    return Contests(stopping.alpha, float(expected))
-
-
-def _contextual(policy: PolicySpec) -> bool:
-    return POLICIES[policy.kind].contextual
-
-
-def _decisions(
-    experiment: Experiment, sums: Accumulators, shares: ShareHistory
-) -> RewardedDecisions | OpenDecisions | Units:
-    if experiment.unit == "user":
-        takes_max = np.array([metric.traits.takes_max for metric in experiment.metrics], np.uint8)
-        zero = experiment.missing == "zero"
-        counted = _counts_missing(experiment), _parts(experiment)
-        return Units(sums, shares, zero, takes_max, MAX_UNIT_BYTES, *counted)
-    if experiment.missing == "zero":
-        return OpenDecisions(sums, shares, LINGER_MS, GRACE_MS, MAX_X_BYTES, _counts_missing(experiment))
-    return RewardedDecisions(sums, shares)
-
-
-def _caps(experiment: Experiment) -> Floats:
-    """Caps of the metrics, float64 (M,); infinity for none."""
-    return np.array([math.inf if metric.cap is UNSET else metric.cap for metric in experiment.metrics])
-
-
-def _capped(experiment: Experiment) -> bool:
-    return any(metric.cap is not UNSET for metric in experiment.metrics)
-
-
-def _histograms(experiment: Experiment) -> Histograms | None:
-    """Histograms of the metrics that are of quantiles; None without any."""
-    kept = np.array([metric.quantile is not UNSET for metric in experiment.metrics], np.uint8)
-    return Histograms(kept, len(experiment.arms)) if kept.any() else None
-
-
-def _counts_missing(experiment: Experiment) -> NDArray[np.uint8]:
-    """Mask, uint8 (M,), of the metrics of which a missing reward may count as 0: served ones are of predictions."""
-    return np.array([not metric.served for metric in experiment.metrics], np.uint8)
-
-
-def _parts(experiment: Experiment) -> NDArray[np.int64]:
-    """Numerator and denominator of each ratio, int64 (M, 2), by index; -1 of other metrics."""
-    names = [metric.name for metric in experiment.metrics]
-    parts = np.full((len(names), 2), -1, np.int64)
-    for index, metric in enumerate(experiment.metrics):
-        if metric.is_ratio:
-            parts[index] = names.index(str(metric.numerator)), names.index(str(metric.denominator))
-    return parts
-
-
-def _first_shares(experiment: Experiment) -> Floats:
-    """Shares until some have been logged: those of a fixed split, or even ones."""
-    weights = experiment.policy.shares if experiment.policy.kind == "fixed_split" else None
-    even = dict.fromkeys(experiment.arm_names, 1.0)
-    shares: Floats = np.array([(weights or even).get(name, 0.0) for name in experiment.arm_names], np.float64)
-    shares /= shares.sum()
-    return shares
-
-
-def _pairs(
-    experiment: Experiment,
-    sums: Accumulators,
-    companions: Accumulators | None = None,
-    state: dict[str, NDArray[Any]] | None = None,
-) -> PairSums | None:
-    """Sums of the metrics that have a companion, which follow `sums` from now on; None without such a metric."""
-    columns = {
-        index: -1 if metric.is_ratio else experiment.covariates.index(metric.covariate)
-        for index, metric in enumerate(experiment.metrics)
-        if metric.is_ratio or metric.covariate is not UNSET
-    }
-    if not columns:
-        return None
-    pairs = PairSums(sums, list(columns), list(columns.values()), companions, state)
-    sums.followers = (pairs,)
-    return pairs
-
-
-def _dimensions(experiment: Experiment, look_up: Sequence[str]) -> tuple[Dimension, ...]:
-    return dimensions_of(experiment.context, look_up) if look_up else experiment.declared
-
-
-def _segmented(dimensions: Sequence[Dimension], sums: Accumulators, notes: Notes) -> SegmentedSums | None:
-    """Sums by segment, which follow `sums` from now on; None without a dimension."""
-    if not dimensions:
-        return None
-    segmented = SegmentedSums(dimensions, sums, notes.n_covariates)
-    sums.followers = (*sums.followers, segmented.follower)
-    return segmented
-
-
-def _beginnings(experiment: Experiment) -> Beginnings:
-    """First values of each arm; none under a contextual policy, whose arms get decisions of different kinds."""
-    has_bounds = [metric.traits.has_bounds(experiment.unit) for metric in experiment.metrics]
-    beginnings = Beginnings(np.array(has_bounds, np.uint8), len(experiment.arms))
-    if _contextual(experiment.policy):
-        beginnings.close()
-    return beginnings

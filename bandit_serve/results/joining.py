@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.room import State
-
-StateColumns = dict[str, State]
+from bandit_serve.results.state import StateColumns
 
 OF_ALL = ("plain_weight", "contextual", "peers", "ratio_fixed", "ratio_moving")
 """Columns that are not by metric, in parts whose other columns are."""

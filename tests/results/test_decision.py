@@ -18,8 +18,8 @@ from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import Report, ResultsFold, report
 from bandit_serve.results.decision import Decision, judge
-from bandit_serve.results.fold import CODEC
 from bandit_serve.results.metric_result import MetricTable
+from bandit_serve.results.state import CODEC
 
 SALE = Metric(name="sale", kind="binary")
 MS = Metric(name="ms", kind="continuous", goal="minimize", role="guardrail", margin=Margin(relative=0.1))

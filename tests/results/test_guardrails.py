@@ -20,9 +20,9 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.log.events import Change, Changed
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import MetricResult, ResultsFold, report
-from bandit_serve.results.fold import CODEC
 from bandit_serve.results.guardrail import Harm, harmed
 from bandit_serve.results.sequence import mean_sequence, tuning
+from bandit_serve.results.state import CODEC
 
 EVEN = np.array([0.5, 0.5])
 DIFFERENCE, ERROR = -0.00025, 0.002120167638482953

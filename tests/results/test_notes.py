@@ -13,8 +13,8 @@ from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.log.events import Change, Changed, Exposed, Revised, Rewarded, Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.policies.context import ContextField
-from bandit_serve.results import ResultsFold
-from bandit_serve.results import fold as fold_module
+from bandit_serve.results import ResultsFold, kernels
+from bandit_serve.results.state import CODEC
 
 WINDOW_MS = 500
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -191,7 +191,7 @@ def test_without_covariates_nothing_is_kept():
 
 
 def test_notes_count_among_the_bytes_of_units(monkeypatch):
-    monkeypatch.setattr(fold_module, "MAX_UNIT_BYTES", 100 * (35 + 8 * 3 + 4))
+    monkeypatch.setattr(kernels, "MAX_UNIT_BYTES", 100 * (35 + 8 * 3 + 4))
     taken = []
     for names in ((), ("a", "b")):
         metrics = tuple(
@@ -210,11 +210,9 @@ def test_notes_count_among_the_bytes_of_units(monkeypatch):
 
 def test_notes_that_a_snapshot_lacks_are_refused():
     fold = played(ResultsFold(about("user", "zero")), a_log(1))
-    state = fold_module.CODEC.unpack(fold.state())
+    state = CODEC.unpack(fold.state())
     for part, name in (("decisions", "notes"), ("pairs", "joint"), ("companions", "n")):
         columns = {key: dict(value) for key, value in state.columns.items()}
         columns[part][name] = columns[part][name][:-1]
         with pytest.raises(UnreadableEntry):
-            ResultsFold.from_state(
-                fold.offset, fold_module.CODEC.pack(msgspec.structs.replace(state, columns=columns))
-            )
+            ResultsFold.from_state(fold.offset, CODEC.pack(msgspec.structs.replace(state, columns=columns)))

@@ -22,7 +22,7 @@ from bandit_serve.log.events import Census, Change, Changed, Exposed, Revised, R
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
 from bandit_serve.results import ResultsFold, report
-from bandit_serve.results.fold import CODEC, ResultsState
+from bandit_serve.results.state import CODEC, ResultsState
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -285,7 +285,7 @@ def test_shares_of_what_was_analysed_without_its_exposure_are_kept_for_as_long_a
 
 
 def test_only_so_many_shares_are_kept_of_what_was_analysed_without_its_exposure(monkeypatch):
-    monkeypatch.setattr("bandit_serve.results.fold.MAX_VECTOR_BYTES", 8 * 3 * 16 * 5)
+    monkeypatch.setattr("bandit_serve.results.kernels.MAX_VECTOR_BYTES", 8 * 3 * 16 * 5)
     fold = orphan(ResultsFold(mixed("request", "zero")))
     for counter in range(8, 20):
         row = rewarded(counter=counter, arm=1, value=1.0, propensity=0.02 * counter)
@@ -485,7 +485,7 @@ def reward_all(fold: ResultsFold, first: int, n: int, at_ms: int) -> None:
 def test_more_units_than_are_kept_are_thinned_by_their_hash(monkeypatch, missing):
     """A few rows are kept, twice as many units come as fit, and twice as many again, and so on."""
     kept = 2_000
-    monkeypatch.setattr("bandit_serve.results.fold.MAX_UNIT_BYTES", kept * (35 + 8 * 2))
+    monkeypatch.setattr("bandit_serve.results.kernels.MAX_UNIT_BYTES", kept * (35 + 8 * 2))
     fold, n, step = ResultsFold(mixed("user", missing)), 0, 1_000
     sizes, one_in = [], []
     for i in range(64):

@@ -11,7 +11,7 @@ from simulated_results import START_MS, exposed, record, rewarded
 from bandit_serve.log.events import Event, Exposed, Tick
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.times import GRACE_MS, LINGER_MS
-from bandit_serve.results import ResultsFold, fold, report
+from bandit_serve.results import ResultsFold, kernels, report
 
 WINDOW_MS = 60_000
 PACE_MS = 100
@@ -48,7 +48,7 @@ def contextual_log(rng: np.random.Generator, n: int, *, reward_after: int) -> Lo
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "MAX_VECTOR_BYTES", MAX_OPEN_DECISIONS * 8 * 3)
+    monkeypatch.setattr(kernels, "MAX_VECTOR_BYTES", MAX_OPEN_DECISIONS * 8 * 3)
 
 
 def begun(missing: str) -> ResultsFold:

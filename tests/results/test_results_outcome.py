@@ -22,7 +22,7 @@ from bandit_serve.log.events import Change, Changed, Event, Exposed, Rewarded, T
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.metrics import MAX_VALUE, Binary, Continuous
 from bandit_serve.policies.context import ContextField
-from bandit_serve.results import ResultsFold, fold, report
+from bandit_serve.results import ResultsFold, kernels, report
 from bandit_serve.results.estimates import Sums, moving_shares
 
 METRICS = (Metric(name="hit", kind="binary"), Metric(name="worth", kind="continuous"))
@@ -447,7 +447,7 @@ def test_matrices_have_at_most_so_many_numbers_and_beyond_scores_are_made_around
 
 
 def test_features_of_open_decisions_are_kept_within_a_bound(monkeypatch):
-    monkeypatch.setattr(fold, "MAX_X_BYTES", 300 * 3 * 4)
+    monkeypatch.setattr(kernels, "MAX_X_BYTES", 300 * 3 * 4)
     of, world = ResultsFold(of_two_metrics("zero", 2)), World(8)
     resumed = ResultsFold.from_state(of.offset, of.state())
     for number in range(10):

@@ -21,7 +21,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.features import Features
 from bandit_serve.results import ResultsFold, report
-from bandit_serve.results import fold as fold_module
+from bandit_serve.results.state import CODEC
 
 WINDOW_MS = 500
 MODES = [(unit, missing) for unit in ("request", "user") for missing in ("ignore", "zero")]
@@ -253,15 +253,13 @@ def test_a_field_is_looked_up_as_if_it_had_been_declared() -> None:
 )
 def test_segments_that_a_snapshot_lacks_are_refused(part: str, name: str) -> None:
     fold = played(ResultsFold(about("user", "zero")), a_log(1))
-    state = fold_module.CODEC.unpack(fold.state())
+    state = CODEC.unpack(fold.state())
     for columns in (
         {**state.columns, part: {**state.columns[part], name: state.columns[part][name][:-1]}},
         {**state.columns, part: {each: of for each, of in state.columns[part].items() if each != name}},
     ):
         with pytest.raises(UnreadableEntry):
-            ResultsFold.from_state(
-                fold.offset, fold_module.CODEC.pack(msgspec.structs.replace(state, columns=columns))
-            )
+            ResultsFold.from_state(fold.offset, CODEC.pack(msgspec.structs.replace(state, columns=columns)))
 
 
 def a_reported(n: int = 6_000, effect: float = 1.0) -> ResultsFold:

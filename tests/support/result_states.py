@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandit_serve.results.fold import CODEC, ResultsState, StateColumns
+from bandit_serve.results.state import CODEC, ResultsState, StateColumns
 
 
 def state_of(record: bytes, columns: StateColumns) -> bytes:

@@ -19,7 +19,7 @@ from bandit_serve.registry.registry import Registry, decode_registry_event
 from bandit_serve.replication.replay import replay
 from bandit_serve.replication.tail import READ_COUNT, Tail
 from bandit_serve.results import ResultsFold, report
-from bandit_serve.results.fold import CODEC
+from bandit_serve.results.state import CODEC
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
