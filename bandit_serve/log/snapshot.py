@@ -11,6 +11,7 @@ pickle is written or read.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,9 +143,16 @@ def _made(dtype: str, shape: list[int], items: bytes | memoryview) -> NDArray[An
     return np.frombuffer(items, kind).reshape(shape).copy()
 
 
+@functools.cache
+def _scalar_of(kind: Any) -> Any:
+    """Type of the numbers in an `NDArray[...]`."""
+    (scalar,) = get_args(get_args(kind)[1])
+    return scalar
+
+
 def _array(kind: Any, value: Any) -> NDArray[Any]:
     """Checks and converts `value` to an array of the dtype in `kind`, an `NDArray[...]`."""
-    (wanted,) = get_args(get_args(kind)[1])
+    wanted = _scalar_of(kind)
     if isinstance(value, list) and value and isinstance(value[0], str):
         value = _made(*value)
     elif isinstance(value, list) and wanted is not Any:  # of a build that wrote numbers one by one

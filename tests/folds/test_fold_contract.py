@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -35,6 +36,8 @@ from bandit_serve.training.rating_rule import rule_of
 N_ENTRIES = 24
 SEEDS = range(scaled(40, 400))
 DAMAGED_SEEDS = range(scaled(4, 40))
+DAMAGES_IN = scaled(4, 1)
+"""Of the damages to a state, each seed makes one in so many, another one than its neighbours."""
 
 Events = list[tuple[Offset, Any]]
 
@@ -228,16 +231,15 @@ def test_a_state_with_another_part_is_refused_or_goes_on(case: Any, seed: int) -
     state, rest = made.fold.state(), made.events[N_ENTRIES // 2 :]
     paths = list(paths_in(content_of(state)))
     n_refused = n = 0
-    for path in paths:
-        for damage in DAMAGES:
-            content = content_of(state)
-            damage(parent_of(content, path), path[-1])
-            try:
-                n_refused += check_refused(made, state_of(content, state), made.fold.offset, rest)
-                n += 1
-            except Exception as error:
-                error.add_note(f"{path} {damage}")
-                raise
+    for path, damage in list(itertools.product(paths, DAMAGES))[seed % DAMAGES_IN :: DAMAGES_IN]:
+        content = content_of(state)
+        damage(parent_of(content, path), path[-1])
+        try:
+            n_refused += check_refused(made, state_of(content, state), made.fold.offset, rest)
+            n += 1
+        except Exception as error:
+            error.add_note(f"{path} {damage}")
+            raise
     assert n_refused > 0.5 * n
     content = content_of(state)
     if isinstance(content, dict):
