@@ -56,8 +56,11 @@ class CovariateChanges:
             offset = await self._store.append(live.owner, events.COVARIATES, part)
         await self._tail.wait_for(live.owner, offset)
         await wait_for_acknowledgements(self._store, live.owner, offset)
-        # What came after the start does not count.
-        _require_draft(await self._experiments.known(name))
+        # What came after the start does not count, and of another draft, what came before it.
+        now = await self._experiments.known(name)
+        _require_draft(now)
+        if now.record.revision != live.record.revision:
+            raise Conflict(f"The draft {name!r} was changed meanwhile; upload the covariates again.")
 
 
 def require_fit(live: LiveExperiment, columns: CovariateColumns) -> None:

@@ -453,7 +453,6 @@ def _require_room_for_metrics(experiment: Experiment) -> None:
     """Raises `Conflict` where what is kept of the metrics was laid out at the start."""
     laid_out = {
         "commits to its looks": experiment.stopping.horizon,
-        "has dimensions": bool(experiment.dimensions),
         "interleaves": experiment.interleaves,
     }
     for why, holds in laid_out.items():

@@ -166,6 +166,12 @@ def _quantile_errors(metrics: Sequence[Metric]) -> list[FieldError]:
             errors.append(FieldError(at, f"only a {takers} metric takes a quantile"))
         elif metric.cap is not UNSET:
             errors.append(FieldError(at, "expected cap or quantile: a quantile needs no cap"))
+        elif metric.covariate is not UNSET:
+            errors.append(
+                FieldError(
+                    f"metrics[{i}].covariate", "expected none with a quantile: a covariate adjusts means"
+                )
+            )
         elif i == _objective(metrics):
             errors.append(
                 FieldError(at, "expected none of the objective: policies and winners go by its mean")
@@ -183,6 +189,8 @@ def _objective(metrics: Sequence[Metric]) -> int | None:
 
 def _cap_errors(metric: Metric, cap: float, at: str) -> list[FieldError]:
     traits = metric.traits
+    if metric.is_ratio:
+        return [FieldError(at, "a ratio takes no cap: its parts may, and count uncapped in it")]
     if traits.two_valued:
         return [FieldError(at, f"a {metric.kind} metric takes no cap: its values are 0 and 1")]
     if -MAX_VALUE < traits.floor >= cap:

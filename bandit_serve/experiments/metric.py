@@ -79,6 +79,11 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def is_ratio(self) -> bool:
         return self.kind == Ratio.name
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether results are of the mean of its own values: neither of a ratio nor of a quantile."""
+        return not self.is_ratio and self.quantile is UNSET
+
     @cached_property
     def traits(self) -> MetricKind:
         """Kind of the metric, made with its bounds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,20 +10,14 @@ from msgspec import UNSET, Struct
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.metric_result import MetricTable
+from bandit_serve.results.outlook import MAX_ARMS_TOLD, outlook
 from bandit_serve.results.over_time import OverTime, TimelineChange
 from bandit_serve.results.report import Report
 from bandit_serve.results.tables import objective_table
 
 MAX_CHANGES = 10
-MAX_ARMS_TOLD = 5
-MAX_GROWTH = 1_000.0
-"""Times the present traffic beyond which no number of decisions is named."""
 MIN_MOVE = 0.05
 """Growth of a share that is told."""
-RECENT = 0.25
-"""Part of the time so far that traffic is counted over."""
-MIN_SPAN_MS = 60_000
-UNITS = ((86_400_000, "days"), (3_600_000, "hours"), (60_000, "minutes"))
 
 
 class Explanation(Struct, frozen=True):
@@ -44,8 +37,8 @@ def explanation(fold: ResultsFold, report: Report, changes: Iterable[TimelineCha
     return Explanation(
         report.experiment,
         [*_traffic(over_time, report), *_told(changes)],
-        [report.reason, *_differences(table, report), *_since(over_time, table, report)],
-        _needs(over_time, table, report),
+        [report.reason, *_compared(over_time, table, report)],
+        outlook(fold, over_time, table, report),
     )
 
 
@@ -83,6 +76,20 @@ def _told(changes: Iterable[TimelineChange]) -> list[str]:
     return [f"{left_out} earlier changes are in the history.", *told] if left_out else told
 
 
+def _compared(over_time: OverTime, table: MetricTable, report: Report) -> list[str]:
+    if report.interleaving is UNSET:
+        return [*_differences(table, report), *_since(over_time, table, report)]
+    lists = report.interleaving
+    if lists.win_rate is None or lists.interval is None or lists.p_value is None:
+        return []
+    names, (low, high) = table.experiment.arm_names, lists.interval
+    other = names[1 - table.control]
+    return [
+        f"{other} won {lists.win_rate:.1%} of them, between {low:.1%} and {high:.1%} (p {_p(lists.p_value)}); "
+        "the means of the arms are not compared."
+    ]
+
+
 def _differences(table: MetricTable, report: Report) -> list[str]:
     """A sentence for each arm that is compared with control, the clearest first."""
     name = table.metric.name
@@ -117,101 +124,6 @@ def _since(over_time: OverTime, table: MetricTable, report: Report) -> list[str]
         return []
     last = int(np.flatnonzero(~below)[-1]) + 1 if not below.all() else 0
     return [f"That has been shown since {_time(over_time.at_ms[last])}."]
-
-
-def _needs(over_time: OverTime, table: MetricTable, report: Report) -> list[str]:
-    name = report.experiment
-    if report.status == "stopped":
-        return ["It is stopped: nothing more is learned."]
-    if report.winner is not None:
-        return [f"It is decided; `bandit-serve experiments stop {name} --winner {report.winner}` ends it."]
-    if report.status == "draft":
-        return [f"It has to be started: `bandit-serve experiments start {name}`."]
-    sentences = []
-    if report.status == "paused":
-        sentences.append("It is paused: nothing is learned until it goes on.")
-    if not table.valid:
-        return [*sentences, "No traffic decides it: the last sentence of the reason says why."]
-    least, fewest = table.experiment.stopping.min_samples, int(table.sums.n[table.there].min())
-    if fewest < least:
-        sentences.append(
-            f"Every arm needs {least:,} observations of {table.metric.name}; the fewest that one has are {fewest:,}."
-        )
-    return [*sentences, *_more_traffic(over_time, table)]
-
-
-def _more_traffic(over_time: OverTime, table: MetricTable) -> list[str]:
-    """A sentence for each arm, those first that need the least: how much more traffic shows its difference, if it stays
-    as it is.
-    """
-    names = table.experiment.arm_names
-    total = int(over_time.exposures[-1].sum()) if len(over_time.at_ms) else 0
-    shown = table.standing()
-    told = []
-    for arm in np.flatnonzero(table.there & (np.arange(len(names)) != table.control)):
-        if not table.estimates.comparable[arm]:
-            told.append((math.inf, f"{names[arm]} can not be compared yet: see the reason."))
-            continue
-        difference = float(table.estimates.differences.mean[arm])
-        growth = _growth(table, int(arm))
-        if shown[arm]:
-            told.append((0.0, f"The difference of {names[arm]} is shown already."))
-        elif growth is None:
-            sentence = (
-                f"A difference of {names[arm]} as small as {difference:+.4g} is not shown by {MAX_GROWTH:,.0f} times "
-                "this traffic."
-            )
-            told.append((MAX_GROWTH, sentence))
-        else:
-            more = math.ceil((growth - 1.0) * total)
-            sentence = (
-                f"If the difference of {names[arm]} stays {difference:+.4g}, about {_round(more):,} more decisions "
-                f"show it{_lasting(over_time, more)}."
-            )
-            told.append((growth, sentence))
-    told.sort(key=lambda each: each[0])
-    left_out = len(told) - MAX_ARMS_TOLD
-    rest = [f"{left_out} more arms need as much or more."] if left_out > 0 else []
-    return [*(sentence for _, sentence in told[:MAX_ARMS_TOLD]), *rest]
-
-
-def _growth(table: MetricTable, arm: int) -> float | None:
-    """Times the present traffic after which the evidence suffices for all compared arms, at the present estimate."""
-    differences = table.estimates.differences
-    growth = np.geomspace(1.0, MAX_GROWTH, 3_000)
-    grown = type(differences)(
-        growth * differences.observations[arm],
-        growth * differences.total[arm],
-        growth * differences.variance[arm],
-        np.full(len(growth), differences.tightest_at[arm]),
-    )
-    wanted = math.log(max(len(table.there) - 1, 1)) - math.log(table.alpha)
-    enough = np.flatnonzero(grown.log_e_value(table.alpha) >= wanted)
-    return float(growth[enough[0]]) if len(enough) else None
-
-
-def _lasting(over_time: OverTime, decisions: int) -> str:
-    """How long so many decisions take at the traffic of late; nothing where too little of it was seen."""
-    at_ms = over_time.at_ms
-    since = int(np.searchsorted(at_ms, at_ms[-1] - RECENT * (at_ms[-1] - at_ms[0]), side="right")) - 1
-    span_ms = int(at_ms[-1] - at_ms[since])
-    seen = int(over_time.exposures[-1].sum() - over_time.exposures[since].sum())
-    if span_ms < MIN_SPAN_MS or seen == 0:
-        return ""
-    return f": {_duration(decisions / seen * span_ms)} at this traffic"
-
-
-def _duration(ms: float) -> str:
-    size, unit = next((each for each in UNITS if ms >= each[0]), UNITS[-1])
-    count = ms / size
-    return (
-        "less than a minute" if count < 1.0 else f"about {count:{'.0f' if count >= 10.0 else '.2g'}} {unit}"
-    )
-
-
-def _round(count: int) -> int:
-    """`count` with two digits that are not 0."""
-    return round(count, -max(len(str(count)) - 2, 0))
 
 
 def _time(ms: np.int64) -> str:

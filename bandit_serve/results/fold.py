@@ -216,9 +216,10 @@ class ResultsFold:
             self.pair_evidence.look_at_pairs(self.sums, self.pairs, self.record.experiment, self.harm)
         if self.segmented is not None:
             self.segmented.look(self.record.experiment)
-        if self.looks is not None:
-            self.looks.look(self.sums, self.record.experiment, self.evidence.peers)
-        if (looked or changed) and self._may_be_decided():
+        at_look = self.looks is not None and self.looks.look(
+            self.sums, self.record.experiment, self.evidence.peers
+        )
+        if at_look or ((looked or changed) and self._may_be_decided()):
             self.noted = noted(self.noted, judge(self, self.record), self.now_ms)
 
     def _may_be_decided(self) -> bool:
@@ -335,7 +336,10 @@ class ResultsFold:
         self._shape.check(event)
         record = event.record
         if len(record.experiment.metrics) > self.sums.n_metrics:
-            self._join(record)
+            if former.started_ms is None:
+                self._begin_with(record)
+            else:
+                self._join(record)
         n_arms = len(record.experiment.arms)
         if n_arms > len(self.exposures):
             self._grow(n_arms)
@@ -350,6 +354,11 @@ class ResultsFold:
         if record.revision >= self.record.revision:
             self.record = record
             self._shape = Shape(record.experiment, None)
+
+    def _begin_with(self, record: Record) -> None:
+        """Begins anew with other metrics: of what came before, only what was uploaded is kept."""
+        kept = {"now_ms": self.now_ms, "omitted": self.omitted, "_notes": self._notes}
+        vars(self).update(vars(ResultsFold(record, self._look_up)), **kept)
 
     def _join(self, record: Record) -> None:
         """Makes room for the metrics that have come."""

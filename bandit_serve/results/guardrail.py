@@ -44,7 +44,7 @@ def harmed(fold: ResultsFold, record: Record) -> list[Harm]:
 
 def _harm(table: MetricTable, guard: Guard, arm: int) -> Harm:
     names, n = table.experiment.arm_names, table.sums.n
-    difference, bound = (float(each[arm]) for each in (table.estimates.differences.mean, guard.least_harm()))
+    difference, bound = (float(each[arm]) for each in (guard.sign * guard.gain.mean, guard.least_harm()))
     shown = (
         f"the difference is {difference:.3g}, and beyond {bound:.3g} at level {guard.alpha / guard.parts[arm]:.2g}"
         if guard.sign * bound < 0.0

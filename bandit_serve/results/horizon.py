@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.experiments.stopping import MAX_LOOKS, Stopping
-from bandit_serve.metrics import KINDS
+from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.results._accumulators import Accumulators
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.group_sequential import MAX_Z, bounds, quantile
@@ -37,7 +37,8 @@ class HorizonLooks:
 
     n: int64 (L,), values of the objective that were analysed. z: float64 (L, M, K), each arm's difference to control
     over its standard error, NaN where they could not be compared. Of the latest look, float64 (M, K): `difference`,
-    its `variance`, the mean of `control` and its variance.
+    its `variance`, the mean of `control` and its variance. All are NaN of a metric that is of no mean: its evidence
+    holds at any time.
     """
 
     n: NDArray[np.int64]
@@ -84,15 +85,17 @@ class HorizonLooks:
         for name in OF_LOOK:
             setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, added)), constant_values=np.nan))
 
-    def look(self, sums: Accumulators, experiment: Experiment, peers: NDArray[np.int64]) -> None:
-        """Notes the estimates of all metrics, if a look is due."""
+    def look(self, sums: Accumulators, experiment: Experiment, peers: NDArray[np.int64]) -> bool:
+        """Notes the estimates of all metrics, if a look is due, and returns whether it is."""
         objective = experiment.metrics.index(experiment.objective)
         n, due = int(sums.counts()[objective]), self.due(experiment.stopping)
         if due is None or n < due:
-            return
+            return False
         z = np.full((1, *self.difference.shape), np.nan)
         for index, metric in enumerate(experiment.metrics):
-            of_metric, kind = Sums.of(sums, index), KINDS[metric.kind]
+            if not metric.is_mean:
+                continue
+            of_metric, kind = Sums.of(sums, index), METRIC_KINDS[metric.kind]
             estimates = (
                 moving_shares(of_metric, kind, experiment.control_arm, peers)
                 if of_metric.moved
@@ -107,6 +110,7 @@ class HorizonLooks:
             self.control_variance[index] = np.where(known, estimates.control_variance, np.nan)
             z[0, index, known] = difference[known] / np.sqrt(variance[known])
         self.n, self.z = np.append(self.n, np.int64(n)), np.concatenate([self.z, z])
+        return True
 
     def estimates(self, metric: int, present: Estimates, stopping: Stopping) -> Estimates:
         """`present` estimates of a metric, with the differences to control of the latest look in their place."""

@@ -59,6 +59,11 @@ class Contests:
         return len(self._lead)
 
     @property
+    def decided(self) -> int:
+        """Number of contests that an arm has won."""
+        return sum(self.wins)
+
+    @property
     def weight(self) -> float:
         """Parameter a of the Beta(a, a) prior of the chance to win, as wide as the mixture of `sequence.py`."""
         return max(0.5 * (self.expected / tuning(self.alpha) - 1.0), 0.5)
@@ -93,15 +98,15 @@ class Contests:
         self.wins[lead > 0.0] += 1
         self.log_e = max(self.log_e, self.log_e_against(0.5))
 
-    def log_e_against(self, chance: float) -> float:
-        """Logarithm of the evidence against a `chance` of arm 1 to win."""
-        a, (losses, wins) = self.weight, self.wins
+    def log_e_against(self, chance: float, times: float = 1.0) -> float:
+        """Logarithm of the evidence against a `chance` of arm 1 to win, were there so many `times` the contests."""
+        a, (losses, wins) = self.weight, (times * n for n in self.wins)
         mixed = _log_beta(a + wins, a + losses) - _log_beta(a, a)
         return mixed - wins * math.log(chance) - losses * math.log1p(-chance)
 
     def interval(self) -> tuple[float, float] | None:
         """Chances of arm 1 to win that the evidence leaves, at level 1 - alpha."""
-        n = sum(self.wins)
+        n = self.decided
         if n == 0:
             return None
         mode, most = self.wins[1] / n, -math.log(self.alpha)
@@ -148,7 +153,7 @@ class Contests:
         heapify(self._due)
 
     def report(self, arm_names: tuple[str, ...], control: int) -> InterleavingResult:
-        n, ends = sum(self.wins), self.interval()
+        n, ends = self.decided, self.interval()
         if ends is not None and control == 1:
             ends = 1.0 - ends[1], 1.0 - ends[0]
         return InterleavingResult(

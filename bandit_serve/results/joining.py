@@ -14,6 +14,19 @@ from bandit_serve.results.state import StateColumns
 OF_ALL = ("plain_weight", "contextual", "peers", "ratio_fixed", "ratio_moving")
 """Columns that are not by metric, in parts whose other columns are."""
 FOR_GOOD = 255
+BY_METRIC = (
+    "sums",
+    "evidence",
+    "epochs",
+    "beginnings",
+    "raw",
+    "quantiles",
+    "harm",
+    "segments",
+    "segment_sums",
+    "segment_epochs",
+)
+"""Parts of columns by metric, or by metric and segment."""
 
 
 def with_metrics(columns: StateColumns, fresh: StateColumns, n_features: int) -> StateColumns:
@@ -23,7 +36,7 @@ def with_metrics(columns: StateColumns, fresh: StateColumns, n_features: int) ->
     would be too large for more metrics is given up.
     """
     widened = {part: dict(state) for part, state in columns.items()}
-    for part in ("sums", "evidence", "epochs", "beginnings", "raw", "quantiles", "harm"):
+    for part in BY_METRIC:
         if part in fresh:
             widened[part] = _behind(fresh[part], columns.get(part, {}), part)
     widened["outcome"] = _model(columns["outcome"], fresh["sums"], n_features)

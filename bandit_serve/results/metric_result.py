@@ -149,7 +149,8 @@ class MetricTable:
             if self.moving
             else fixed_split(self.sums, kind, control, tuned_for)
         )
-        self.looks = None if self.metric.is_ratio or self.metric.quantile is not UNSET else fold.looks
+        self.present = self.estimates
+        self.looks = fold.looks if self.metric.is_mean else None
         if self.looks is None:
             self.evidence = self._evidence(fold)
         else:
@@ -171,11 +172,11 @@ class MetricTable:
 
     @cached_property
     def guard(self) -> Guard:
-        """Verdicts on the arms, for a guardrail."""
+        """Verdicts on the arms, for a guardrail. They hold at any time, also where the objective has looks."""
         harm = self._fold.harm
         evidence = np.zeros(len(self.there)) if harm is None else harm.largest(self.index, self.moving)
         peers = self._fold.evidence.peers
-        return Guard(self.metric, self.estimates, self.valid, evidence, peers, self.alpha)
+        return Guard(self.metric, self.present, self.valid, evidence, peers, self.alpha)
 
     @cached_property
     def adjusted(self) -> AdjustedTable | None:
@@ -272,12 +273,16 @@ class MetricTable:
 
     def _preferred(self, contests: Contests, unharmful: NDArray[np.bool_] | None) -> int | None:
         """Index of the arm whose items are preferred, where lists are interleaved."""
-        arm = contests.winner()
+        arm = contests.winner() if self.sampled(self.there) else None
         return arm if arm is None or unharmful is None or unharmful[arm] else None
 
     def sampled(self, among: NDArray[np.bool_]) -> bool:
-        """Whether each of these arms, bool (K,), has `min_samples` observations."""
-        return bool(self.sums.n[among].min() >= self.experiment.stopping.min_samples)
+        """Whether each of these arms, bool (K,), has `min_samples` observations.
+
+        Where lists are interleaved, observations are the requests that preferred one of the two.
+        """
+        contests, least = self._fold.contests, self.experiment.stopping.min_samples
+        return bool((self.sums.n[among].min() if contests is None else contests.decided) >= least)
 
     def liftable(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms with a lift."""

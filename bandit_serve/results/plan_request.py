@@ -13,7 +13,7 @@ from bandit_serve.base.names import Name
 from bandit_serve.errors import Conflict, FieldError, InvalidInput
 from bandit_serve.experiments.spec import MAX_ARMS, Record
 from bandit_serve.experiments.stopping import LOOKS, MAX_EXPECTED, MAX_LOOKS, MIN_EXPECTED
-from bandit_serve.metrics import KINDS
+from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.results.estimates import MIN_OBSERVATIONS, Sums
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.planning import Design, ExperimentPlan, Law, even_shares, plan
@@ -115,7 +115,7 @@ class Seen(NamedTuple):
         fold = fold.complete()
         experiment = fold.record.experiment
         sums, control = Sums.of(fold.sums, index), experiment.control_arm
-        lost = sums.lost(KINDS[experiment.metrics[index].kind], moving=False)
+        lost = sums.lost(METRIC_KINDS[experiment.metrics[index].kind], moving=False)
         return cls(
             int(sums.n[control]),
             float(sums.mean[control]),
@@ -127,12 +127,23 @@ class Seen(NamedTuple):
 
 
 def metric_of(request: PlanRequest, record: Record) -> int:
-    """Index of the metric that a request is about; raises `InvalidInput` where the experiment has no such metric."""
+    """Index of the metric that a request is about.
+
+    Raises `InvalidInput` where the experiment has no such metric, or none that can be planned.
+    """
     experiment = record.experiment
     names = [metric.name for metric in experiment.metrics]
     name = request.metric or experiment.objective.name
     if name not in names:
         raise _invalid("metric", f"{expected_one_of(name, names)}, not {name!r}")
+    metric = experiment.metrics[names.index(name)]
+    if not metric.is_mean:
+        of = "ratio of others" if metric.is_ratio else "quantile"
+        raise _invalid(
+            "metric", f"expected a metric that is of a mean; {name} is a {of}, of which there is no plan"
+        )
+    if experiment.interleaves:
+        raise _invalid("experiment", "expected one that compares means; this one interleaves lists")
     return names.index(name)
 
 

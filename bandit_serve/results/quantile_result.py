@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class QuantileTable(MetricTable):
     """Results on one metric that is of a quantile, arrays (K,): `mean` and differences are the quantile's.
 
-    Under a contextual policy there are none: it shows the arms to requests of different kinds.
+    Under a contextual policy there are none: it shows the arms to requests of different kinds. Once shares have moved,
+    arms are not compared: what they got is of different times.
     """
 
     def __init__(self, fold: ResultsFold, record: Record, index: int) -> None:
@@ -50,7 +51,7 @@ class QuantileTable(MetricTable):
         return self.quantiles.directed()
 
     def _comparable(self) -> NDArray[np.bool_]:
-        return self.quantiles.comparable() & self.told
+        return self.quantiles.comparable() & (self.told and not self.sums.moved)
 
     def standing(self) -> NDArray[np.bool_]:
         above, below = self.evidence
@@ -63,6 +64,11 @@ class QuantileTable(MetricTable):
         return np.array([self._mean_interval(arm) is not None for arm in range(len(self.there))])
 
     def proviso(self) -> str | None:
+        if self.told and self.sums.moved:
+            return (
+                f"a quantile of {self.metric.name} is of what the arm got, whenever: "
+                "as the shares have moved, arms are not compared by it"
+            )
         if self.told:
             return None
         return f"no quantile of {self.metric.name}: a contextual policy shows the arms to requests of different kinds"

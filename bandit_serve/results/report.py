@@ -35,7 +35,8 @@ class ArmResult(Struct, frozen=True):
 class SampleRatio(Struct, frozen=True):
     """Test of whether the analysed traffic of the objective came in the logged proportions (level .01, at any time).
 
-    `insufficient`, with no p-value: some arm with a share was expected fewer than 5 times.
+    `insufficient`, with no p-value: some arm with a share was expected fewer than 5 times, or lists are interleaved.
+    There the arms get the same requests, and what is analysed of each are its clicks.
     """
 
     p_value: float | None
@@ -145,7 +146,7 @@ def _correct(tables: Sequence[MetricTable]) -> None:
 def sample_ratio_of(fold: ResultsFold, objective: MetricTable) -> SampleRatio:
     """Test of the analysed traffic of the objective, at any time."""
     sums = objective.sums
-    if not sample_ratio.sufficient(sums.n, sums.balance):
+    if fold.contests is not None or not sample_ratio.sufficient(sums.n, sums.balance):
         return SampleRatio(None, "insufficient")
     if sums.moved:
         so_far = fold.evidence.ratio_moving

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, Struct
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.dimensions import Segment, SegmentKind
@@ -88,7 +88,7 @@ def segment_report(segmented: SegmentedSums, record: Record, dimension: int, dec
     tables = {
         metric.name: SegmentTable(segmented, record, dimension, index)
         for index, metric in enumerate(experiment.metrics)
-        if not metric.is_ratio and metric.quantile is UNSET
+        if metric.is_mean
     }
     level = 1.0 - level_of_one(about, experiment.stopping.alpha, len(experiment.arms))
     return SegmentReport(

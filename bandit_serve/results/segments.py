@@ -83,8 +83,9 @@ class SegmentedSums:
         return estimates, np.maximum(log_e, 0.0)
 
     def look(self, experiment: Experiment) -> None:
-        """Looks at the rows that have grown enough since the last look."""
-        due = self.sums.counts() >= self.next_look
+        """Looks at the rows that have grown enough since the last look, of the metrics that are of a mean."""
+        means = [metric.is_mean for metric in experiment.metrics]
+        due = (self.sums.counts() >= self.next_look) & np.repeat(means, self._n_segments)
         if not due.any():
             return
         for dimension in range(len(self.dimensions)):

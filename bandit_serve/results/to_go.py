@@ -8,6 +8,8 @@ boundary is met where that line meets it (Wald's identity).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 from msgspec import Struct
@@ -19,6 +21,7 @@ from bandit_serve.results.sequence import Sequence
 from bandit_serve.results.tables import table_of
 
 HALVINGS = 60
+PARTS = [each.name for each in fields(Sequence)]
 MIN_EFFECT = 0.1
 """Standard errors that a difference has to be apart from 0 before it says how long it will take."""
 
@@ -48,7 +51,7 @@ def to_go(fold: ResultsFold, record: Record, effect: float | None = None) -> ToG
     comparisons = max(int(table.there.sum()) - 1, 1)
     least = min(
         (
-            _growth(table.estimates.differences, int(arm), table.alpha, comparisons, effect)
+            growth(table.estimates.differences, int(arm), table.alpha, comparisons, effect)
             for arm in np.flatnonzero(table.estimates.comparable & table.valid & table.there)
         ),
         default=math.inf,
@@ -58,10 +61,14 @@ def to_go(fold: ResultsFold, record: Record, effect: float | None = None) -> ToG
     return _of(fold, record, samples) if samples <= MAX_EXPECTED else None
 
 
-def _growth(differences: Sequence, arm: int, alpha: float, comparisons: int, effect: float | None) -> float:
-    """Multiple of the observations so far at which the evidence for an arm's difference is enough; 1 or more."""
-    one = Sequence(*(np.asarray(part[arm]) for part in vars(differences).values()))
-    enough = math.log(comparisons / alpha)
+def growth(
+    differences: Sequence, arm: int, alpha: float, comparisons: int, effect: float | None = None
+) -> float:
+    """Multiple of the observations so far at which the evidence for an arm's difference is enough, 1 or more.
+
+    Infinity where that is none to speak of. effect: as in `to_go`.
+    """
+    one = Sequence(*(np.asarray(getattr(differences, part)[arm]) for part in PARTS))
     if effect is None and abs(float(one.mean)) < MIN_EFFECT * math.sqrt(float(one.variance_of_mean)):
         return math.inf
     slope = float(one.mean) if effect is None else math.copysign(effect, float(one.mean))
@@ -71,6 +78,11 @@ def _growth(differences: Sequence, arm: int, alpha: float, comparisons: int, eff
         later = Sequence(times * one.observations, total, times * one.variance, one.tightest_at)
         return float(later.log_e_value(alpha))
 
+    return growth_until(evidence, math.log(comparisons / alpha))
+
+
+def growth_until(evidence: Callable[[float], float], enough: float) -> float:
+    """Least multiple, 1 or more, at which the growing `evidence` is `enough`; infinity above `MAX_EXPECTED`."""
     low, high = 1.0, 2.0
     if evidence(low) >= enough:
         return 1.0

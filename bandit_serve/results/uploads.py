@@ -36,9 +36,9 @@ class Uploads:
     def take(self, event: Covariates) -> None:
         """Takes a part; the last one of an upload replaces what was uploaded before."""
         units, values = event.columns()
-        unknown = sorted(set(event.names) - set(self._names))
-        if unknown:
-            raise UnreadableEntry(f"The log holds covariates that no metric has: {unknown[0]!r}.")
+        if not set(event.names) <= set(self._names):
+            # Another draft has overtaken it.
+            return
         parts = self._parts if event.part else []
         if event.part and (event.upload, event.parts, event.part) != (
             self._upload,

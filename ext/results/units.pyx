@@ -20,16 +20,15 @@ from u64map cimport U64Map, map_find, map_free, map_make, map_put
 from bandit_serve.results.room import first_rows, longer, notes_of
 
 cdef enum:
-    UNIT_BYTES = 35         # of a unit's columns, without its values
-    COUNTING_BYTES = 4      # of those that come once `counting`, likewise
+    UNIT_BYTES = 39         # of a unit's columns, without its values
     FOR_GOOD = 255          # in place of how many values there are: more than are counted, or some that never go
 
 
 cdef class Units:
     """`unit: user`: a unit is analysed once, with the arm and shares of its first exposure and all its rewards.
 
-    With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
-    closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
+    With `ignore` it enters, per metric, with its first reward, and is scored around the centres of its first exposure's
+    time (`dated`); with `zero` when the window of its first exposure closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
     log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
     `takes_max` uint8 (M,): a metric of rewards 0 and 1 whose value is the largest of the unit's, in place of their sum.
     `counts_missing` uint8 (M,): metrics of which, with `zero`, a unit without a reward has the value 0 (without it,
@@ -47,8 +46,7 @@ cdef class Units:
 
     A metric may have joined later, at `since_ms` int64 (M,): units first exposed before are not analysed on it.
 
-    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, `COUNTING_BYTES` and 17 bytes
-    a metric more), 4 bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only every second
+    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, 17 bytes a metric more), 4 bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only every second
     unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
     was not taken is not taken later either, as that is a hash of the unit. `one_in` says where that stands.
     """
@@ -79,7 +77,7 @@ cdef class Units:
     cdef float[:, ::1] notes            # (n, w)
     cdef double[:, :, ::1] rests        # once `counting`: what is missing in values, larger one first
     cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
-    cdef uint32_t[::1] dated            # likewise, bit m: entered for metric m with centres of its time
+    cdef uint32_t[::1] dated            # with `ignore`, bit m: entered for metric m with centres of its time
     cdef bint counting
     cdef Py_ssize_t n_units
     cdef U64Map rows
@@ -120,7 +118,7 @@ cdef class Units:
         self.values = np.zeros((MIN_ROOM, sums.n_metrics))
         self.notes = np.zeros((MIN_ROOM, sums.note_width), np.float32)
         self.present = np.zeros((0, sums.n_metrics), np.uint8)
-        self.dated = np.zeros(0, np.uint32)
+        self.dated = np.zeros(0 if zero else MIN_ROOM, np.uint32)
         self.rests = np.zeros((0, sums.n_metrics, 2))
 
     def __dealloc__(self):
@@ -171,7 +169,7 @@ cdef class Units:
         cdef int32_t row
         for i in range(rows.shape[0]):
             row = self.row_of(&rows[i], unfloored[i], notes, i)
-            if row < 0 or self.first_ms[row] < self.since_ms[rows[i].metric]:
+            if row < 0 or not self.is_analysed_on(row, rows[i].metric):
                 continue
             if self.counts_present():
                 self.present[row, rows[i].metric] = FOR_GOOD
@@ -187,7 +185,7 @@ cdef class Units:
         for i in range(rows.shape[0]):
             m, new, gone = rows[i].reward.metric, isnan(rows[i].former), isnan(rows[i].reward.value)
             row = self.row_of(&rows[i].reward, unfloored[i], notes, i)
-            if row < 0 or self.first_ms[row] < self.since_ms[m]:
+            if row < 0 or not self.is_analysed_on(row, m):
                 continue
             if self.counts_present():
                 there = self.present[row, m]
@@ -199,6 +197,10 @@ cdef class Units:
                     self.leave(row, m)
                     continue
             self.change(row, m, 0.0 if gone else rows[i].reward.value, 0.0 if new else rows[i].former)
+
+    cdef bint is_analysed_on(self, int32_t row, Py_ssize_t m) noexcept:
+        """Return whether a unit came since there was a metric, and has its shares if it is still to enter."""
+        return self.first_ms[row] >= self.since_ms[m] and (self.vector[row] >= 0 or self.entered[row] >> m & 1)
 
     cdef bint counts_present(self) noexcept:
         return self.counting and not self.zero
@@ -213,7 +215,6 @@ cdef class Units:
         if self.zero:
             return 0
         self.present = np.zeros((self.unit.shape[0], self.sums.n_metrics), np.uint8)
-        self.dated = np.zeros(self.unit.shape[0], np.uint32)
         for row in range(self.n_units):
             for m in range(self.sums.n_metrics):
                 if self.entered[row] >> m & 1:
@@ -332,7 +333,7 @@ cdef class Units:
         cdef Py_ssize_t a_unit = UNIT_BYTES + 8 * self.sums.n_metrics + 4 * self.sums.note_width
         cdef Py_ssize_t size
         if self.counting:
-            a_unit += COUNTING_BYTES + (16 + 1) * self.sums.n_metrics
+            a_unit += (16 + 1) * self.sums.n_metrics
         size = a_unit * self.n_units + 8 * self.sums.n_arms * n_vectors
         while self.halvings < MAX_HALVINGS and size > self.most + self.halvings * (self.most >> 3):
             self.halvings += 1
@@ -361,6 +362,7 @@ cdef class Units:
             self.rests[row, :, :] = 0.0
         if self.counts_present():
             self.present[row, :] = 0
+        if not self.zero:
             self.dated[row] = 0
         map_put(&self.rows, unit, row)
         self.n_units += 1
@@ -389,7 +391,7 @@ cdef class Units:
 
     cdef bint is_dated(self, int32_t row, Py_ssize_t m) noexcept:
         """Return whether a unit was scored around the centres of its time."""
-        return self.counts_present() and self.dated[row] >> m & 1
+        return not self.zero and self.dated[row] >> m & 1
 
     cdef void fill(self, Analysed *one, int32_t row, Py_ssize_t m) noexcept:
         one.metric, one.arm, one.e, one.all_of = m, self.arm[row], self.shares_or_null(row), -self.vector[row]
@@ -404,7 +406,7 @@ cdef class Units:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
         cdef Analysed one
-        if self.counts_present():
+        if not self.zero:
             self.dated[row] |= <uint32_t> 1 << m
         self.fill(&one, row, m)
         self.sums.take_in(&one)
@@ -464,6 +466,7 @@ cdef class Units:
             self.rests = longer(self.rests, room)
         if self.counts_present():
             self.present = longer(self.present, room)
+        if not self.zero:
             self.dated = longer(self.dated, room)
         return 0
 
@@ -489,7 +492,7 @@ cdef class Units:
             "counting": np.array([self.counting]),
             "present": first_rows(self.present, self.n_units if self.counts_present() else 0),
             "rests": first_rows(self.rests, self.n_units if self.counting else 0),
-            "dated": first_rows(self.dated, self.n_units if self.counts_present() else 0),
+            "dated": first_rows(self.dated, 0 if self.zero else self.n_units),
             **({"notes": first_rows(self.notes, self.n_units)} if self.sums.note_width else {}),
         }
 
@@ -515,10 +518,11 @@ cdef class Units:
             if state["present"].shape != (n, sums.n_metrics):
                 raise ValueError("the snapshot does not count the values of all its units")
             np.asarray(self.present)[:n] = state["present"]
-            # Those of before there was such a thing have none.
-            np.asarray(self.dated)[:n] = state["dated"] if "dated" in state else 0
             if (state["present"][state["vector"] < 0] != FOR_GOOD).any():
                 raise ValueError("the snapshot lacks shares of units that may leave")
+        # Those of before there was such a thing, or of before any of them counted, have none.
+        if not self.zero and "dated" in state and len(state["dated"]):
+            np.asarray(self.dated)[:n] = state["dated"]
         np.asarray(self.unit)[:n] = state["unit"]
         np.asarray(self.first_ms)[:n] = state["first_ms"]
         np.asarray(self.propensity)[:n] = state["propensity"]
