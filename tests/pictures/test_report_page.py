@@ -19,9 +19,10 @@ from bandit_serve.experiments.metric import Metric
 from bandit_serve.pictures import course
 from bandit_serve.pictures.course import CourseOfArm, lines, stacked
 from bandit_serve.pictures.intervals import LABELS, VALUES, WIDTH, Row, intervals
-from bandit_serve.pictures.report_page import Shown, report_page, shown_of
+from bandit_serve.pictures.report_page import report_page
 from bandit_serve.pictures.report_picture import report_png, report_svg
 from bandit_serve.pictures.shapes import amount
+from bandit_serve.pictures.shown import Shown, shown_of
 from bandit_serve.pictures.theme import PALETTES
 from bandit_serve.results import ResultsFold, TimelineChange
 
