@@ -12,6 +12,7 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results import AdjustedResult, GuardrailResult, MetricResult, Report, facts_of, p_text
 
 NONE = "–"
+INTERVALS = frozenset({"Mean", "To control", "Lift"})
 Arm = tuple[str, MetricResult]
 
 
@@ -67,7 +68,7 @@ def _print_comparison(arms: Sequence[Arm], control: str) -> None:
             )
         )
     head = ("Arm", "n", "Mean", "To control", "p", *(("p all",) if corrected else ()))
-    print_table(head, rows, numbers=head[1:])
+    print_table(head, rows, numbers=("n", "p", "p all"), intervals=INTERVALS)
 
 
 def _print_more(arms: Sequence[Arm]) -> None:
@@ -82,7 +83,7 @@ def _print_more(arms: Sequence[Arm]) -> None:
     known = {title: cells for title, cells in columns.items() if set(cells) != {NONE}}
     if known:
         rows = list(zip([name for name, _ in arms], *known.values(), strict=True))
-        print_table(("Arm", *known), rows, numbers=tuple(known))
+        print_table(("Arm", *known), rows, numbers=known.keys() - INTERVALS, intervals=INTERVALS)
 
 
 def _print_adjusted(metric: Metric, arms: Sequence[Arm], control: str) -> None:
@@ -96,7 +97,7 @@ def _print_adjusted(metric: Metric, arms: Sequence[Arm], control: str) -> None:
     for name, raw, of in adjusted:
         rows += [_adjusted_row(name, "raw", raw, control), _adjusted_row("", "adjusted", of, control, name)]
     head = ("Arm", "Values", "Mean", "To control", "p")
-    print_table(head, rows, numbers=head[2:], whole=("Values",))
+    print_table(head, rows, numbers=("p",), whole=("Values",), intervals=INTERVALS)
 
 
 def _adjusted_row(

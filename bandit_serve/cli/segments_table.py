@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_serve.cli.output import print_table, say
-from bandit_serve.cli.results_table import NONE, with_interval
+from bandit_serve.cli.results_table import INTERVALS, NONE, with_interval
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results import SegmentReport, SegmentResult, p_text
 
@@ -18,7 +18,7 @@ def print_segments(report: SegmentReport, experiment: Experiment) -> None:
         rows = [row for each in report.values for row in _rows(each, metric.name, experiment)]
         if rows:
             say(f"\n{metric.name}")
-            print_table(HEAD, rows, numbers=HEAD[1:])
+            print_table(HEAD, rows, numbers=("n", "p", "Shrunk"), intervals=INTERVALS)
     say(
         "Shrunk: towards the mean of all segments, with the weight of the segment's own data; an aid, not a test."
     )

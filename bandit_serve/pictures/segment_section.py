@@ -63,7 +63,7 @@ def _part(shown: Shown, segments: SegmentReport, metric: Metric, most_pictures: 
         if arm != shown.control and _compared(segments.values, arm, metric.name)
     ]
     if len(pictures) > most_pictures:
-        pictures = pictures[:MAX_PICTURES] if metric == shown.metrics[0] else []
+        pictures = pictures[:MAX_PICTURES] if most_pictures == MAX_PICTURES else []
     bodies, shown_rows, left_out = [], 0, 0
     for each in segments.values:
         rows = _rows(shown, each, metric.name)

@@ -1,4 +1,4 @@
-"""What a page of an experiment shows, all of it read from a fold at one time."""
+"""Content of an experiment's page, all of it read from a fold at one time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def shown_of(
     as_of_ms: int,
     looked_up: SegmentReport | None = None,
 ) -> Shown:
-    """What a page shows of a fold; `record`, `shares` and `as_of_ms` as for a report.
+    """Reads what a page shows of a fold; `record`, `shares` and `as_of_ms` as for a report.
 
     `looked_up`: results by a field that was not declared. Those by declared dimensions are the fold's.
     """

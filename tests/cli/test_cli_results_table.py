@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -153,6 +154,37 @@ def test_segments_have_the_weight_of_their_own_data(narrow: Callable[..., list[s
     (row,) = (line for line in lines[start : start + 6] if line.split()[:1] == ["b"])
     assert row.split()[-1] == f"{shrunk.difference:+.4g}"
     assert lines[lines.index(row) + 1].endswith(f"of {shrunk.weight:.2f}")
+
+
+def test_long_numbers_leave_room_for_names(narrow: Callable[..., list[str]]) -> None:
+    """Intervals break between their ends, and neither a name nor a number is cut into letters."""
+    fold = full_fold(2, 6, names=("control-shop", "variant-name"))
+    made = full_report(fold)
+    long = {
+        "n": 1_234_567_890,
+        "mean": -1.2345e-05,
+        "interval": (-1.234e-05, -1.236e-05),
+        "difference": -1.2345e-05,
+        "difference_interval": (-1.236e-05, 1.237e-05),
+        "p_value": 1e-9,
+    }
+    assert isinstance(made.segments, SegmentReport)
+    replace = msgspec.structs.replace
+
+    def lengthened(arms: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(
+            replace(arm, metrics={name: replace(of, **long) for name, of in arm.metrics.items()})
+            for arm in arms
+        )
+
+    values = tuple(replace(each, arms=lengthened(each.arms)) for each in made.segments.values)
+    segments = replace(made.segments, values=values)
+    lines = narrow(fold, replace(made, arms=lengthened(made.arms), segments=segments))
+    rows = [line for line in lines if "1234567890" in line]
+    assert len(rows) == 2 * 3 + 2 * 4 * 3
+    assert max(map(len, rows)) <= NARROW
+    assert all(line.split()[0] in ("control-shop", "variant-name") for line in rows)
+    assert any(line.split() == ["[-1.23e-05,", "[-1.24e-05,"] for line in lines)
 
 
 def test_what_is_to_go_is_told(narrow: Callable[..., list[str]]) -> None:

@@ -89,7 +89,7 @@ def full_fold(
 def full_page(
     n_arms: int, steps: int = 20, *, changes: Sequence[TimelineChange] = (), **about: object
 ) -> Shown:
-    """What a page shows of `full_fold`."""
+    """Reads what a page shows of `full_fold`."""
     fold = full_fold(n_arms, steps, **about)  # type: ignore[arg-type]
     shares = dict.fromkeys(fold.record.experiment.arm_names, 1 / n_arms)
     return shown_of(fold, fold.record, shares, changes, max(fold.now_ms, START_MS))
