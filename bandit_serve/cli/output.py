@@ -40,13 +40,16 @@ def print_table(
     *,
     numbers: Collection[str] = (),
     whole: Collection[str] = (),
+    intervals: Collection[str] = (),
 ) -> None:
-    """Prints a table. Columns in `numbers` are flush right; these and those in `whole` are never folded."""
+    """Prints a table. Columns in `numbers` are flush right; these and those in `whole` are never folded. Columns of
+    `intervals` are flush right, too, and break between the ends of an interval where there is no room.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
             column,
-            justify="right" if column in numbers else "left",
+            justify="right" if column in numbers or column in intervals else "left",
             overflow="fold",
             no_wrap=column in numbers or column in whole,
         )

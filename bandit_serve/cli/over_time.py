@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bandit_serve.cli.output import print_table, say, short_time
-from bandit_serve.cli.results_table import p_text
-from bandit_serve.results import MetricHistory, ResultsHistory
+from bandit_serve.results import MetricHistory, ResultsHistory, p_text
 
 BARS = "▁▂▃▄▅▆▇█"
 MAX_BARS = 24

@@ -20,8 +20,9 @@ from bandit_serve.cli.results_table import print_results
 from bandit_serve.cli.segments_table import print_segments
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
-from bandit_serve.pictures.report_page import report_page, shown_of
+from bandit_serve.pictures.report_page import report_page
 from bandit_serve.pictures.report_picture import report_png
+from bandit_serve.pictures.shown import shown_of
 from bandit_serve.pictures.theme import Theme
 from bandit_serve.replication.results_log import changes_of
 from bandit_serve.results import (
@@ -29,6 +30,7 @@ from bandit_serve.results import (
     Report,
     ResultsFold,
     ResultsHistory,
+    SegmentReport,
     explanation,
     report,
     results_history,
@@ -52,7 +54,8 @@ async def results(
         bool, typer.Option("--watch", help="Show it again whenever it has changed, until interrupted.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write it as a page of one file.", show_default=False)
+        Path | None,
+        typer.Option(help="Write it as a page of one file, with all segments.", show_default=False),
     ] = None,
     png: Annotated[
         Path | None, typer.Option(help="Write its pictures as one; needs the extra png.", show_default=False)
@@ -75,7 +78,7 @@ async def results(
             _print(now, live, as_json)
             shown = _undated(now)
             if html is not None or png is not None:
-                await _draw(node, live, html, png, theme)
+                await _draw(node, live, html, png, theme, await _looked_up(node, live, now, by))
         if not watch:
             return
         await asyncio.sleep(EVERY_S)
@@ -107,12 +110,29 @@ async def explain(node: Node, experiment: Experiment, as_json: AsJson = False) -
         say("")
 
 
-async def _draw(node: Node, live: LiveExperiment, html: Path | None, png: Path | None, theme: Theme) -> None:
+async def _looked_up(
+    node: Node, live: LiveExperiment, shown: Report | ResultsHistory, by: str | None
+) -> SegmentReport | None:
+    """Results by a field that was not declared: those just shown, where they are among them."""
+    if by is None or by in (live.experiment.dimensions or ()):
+        return None
+    made = shown if isinstance(shown, Report) else await _report(node, live, by)
+    return None if made.segments is UNSET else made.segments
+
+
+async def _draw(
+    node: Node,
+    live: LiveExperiment,
+    html: Path | None,
+    png: Path | None,
+    theme: Theme,
+    looked_up: SegmentReport | None,
+) -> None:
     record, as_of_ms = live.record, await node.store.time_ms()
     shares, changes = _shares(live, as_of_ms), changes_of(live)
 
     def draw(fold: ResultsFold) -> None:
-        shown = shown_of(fold, record, shares, changes, as_of_ms)
+        shown = shown_of(fold, record, shares, changes, as_of_ms, looked_up)
         if html is not None:
             html.write_text(report_page(shown), encoding="utf-8")
         if png is not None:

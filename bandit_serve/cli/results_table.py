@@ -1,90 +1,143 @@
-"""Results as a table that fits a terminal of 80 columns."""
+"""Results as tables that fit a terminal of 80 columns."""
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from collections.abc import Iterable, Sequence
+
+from msgspec import UNSET, UnsetType
 
 from bandit_serve.cli.output import print_table, say
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.spec import Experiment
-from bandit_serve.results import ArmResult, Decision, GuardrailResult, MetricResult, Report
+from bandit_serve.results import AdjustedResult, GuardrailResult, MetricResult, Report, facts_of, p_text
 
 NONE = "–"
-SRM = {
-    "ok": "the split is as it was logged",
-    "mismatch": "the split is not as it was logged: do not trust the comparisons",
-    "insufficient": "too few observations to tell",
-}
+INTERVALS = frozenset({"Mean", "To control", "Lift"})
+Arm = tuple[str, MetricResult]
 
 
 def print_results(report: Report, experiment: Experiment) -> None:
-    """Prints the objective's table first, then the other metrics'."""
+    """Prints the traffic, then the objective's tables, then those of the other metrics."""
     say(f"{report.experiment} is {report.status}, as of {report.as_of}.")
+    print_table(
+        ("Arm", "Share", "Decisions"),
+        [(arm.name, f"{arm.share:.3f}", str(arm.exposures)) for arm in report.arms],
+        numbers=("Share", "Decisions"),
+    )
+    control = experiment.arm_names[experiment.control_arm]
     for metric in sorted(experiment.metrics, key=lambda metric: metric.role != "objective"):
-        _print_metric(report, experiment, metric)
-    p = "" if report.srm.p_value is None else f" (p = {p_text(report.srm.p_value)})"
-    say(f"Sample ratio: {report.srm.verdict}{p}: {SRM[report.srm.verdict]}.")
-    if experiment.missing == "zero":
-        say(f"Pending: {report.pending} whose window has not closed.")
-    if experiment.unit == "user":
-        say(f"Crossovers: {report.crossovers} units that were later served another arm.")
-    say(f"Decision: {_decision(report.decision)}.")
+        arms = [(arm.name, arm.metrics[metric.name]) for arm in report.arms]
+        _print_heading(metric, arms, experiment)
+        _print_comparison(arms, control)
+        _print_more(arms)
+        _print_adjusted(metric, arms, control)
+        _print_guardrail(metric, arms)
+        _print_preview(arms)
+    if sum(not metric.is_guardrail for metric in experiment.metrics) > 1:
+        say("p all: adjusted over the arms of the objective and all secondary metrics.")
+    say("P(best) and Loss, which is to be expected with an arm, are no tests.")
+    for name, text in facts_of(report, experiment):
+        say(f"{name}: {text}.")
     say(f"Winner: {report.winner or 'none'}. {report.reason}")
 
 
-def _decision(decision: Decision) -> str:
-    text = decision.state.replace("_", " ")
-    if decision.arm is not UNSET:
-        text += f", {decision.arm}"
-    return text if decision.since is UNSET else f"{text}, since {decision.since}"
-
-
-def _print_metric(report: Report, experiment: Experiment, metric: Metric) -> None:
+def _print_heading(metric: Metric, arms: Sequence[Arm], experiment: Experiment) -> None:
     level = f"{100 * (1 - experiment.stopping.alpha):g} %"
-    about = f"{metric.name} ({metric.kind}, {metric.goal}, {metric.role})"
-    say(f"\n{about}; intervals of {level}, valid at any time")
-    print_table(
-        ("Arm", "Share", "n", "Mean", "To control", "p", "P(best)"),
-        [_row(arm, arm.metrics[metric.name], experiment) for arm in report.arms],
-        numbers=("Share", "n", "Mean", "To control", "p", "P(best)"),
+    of = "" if metric.quantile is UNSET else f"quantile {metric.quantile:g}, "
+    say(
+        f"\n{metric.name} ({metric.kind}, {of}{metric.goal}, {metric.role}); intervals of {level}, valid at any time"
     )
-    guarded = [(arm.name, arm.metrics[metric.name].guardrail) for arm in report.arms]
-    if metric.is_guardrail:
-        say("Guardrail: safe where the worst that the difference can be is within the margin.")
-        print_table(
-            ("Arm", "Verdict", "Margin", "At worst"),
-            [
-                (name, of.verdict, _number(of.margin), _number(of.bound, sign="+"))
-                for name, of in guarded
-                if isinstance(of, GuardrailResult)
-            ],
-            numbers=("Margin", "At worst"),
+    for since in {result.since for _, result in arms if result.since is not UNSET}:
+        say(f"It joined at {since}; decisions of before are not in it.")
+
+
+def _print_comparison(arms: Sequence[Arm], control: str) -> None:
+    rows = []
+    corrected = any(result.p_value_corrected is not UNSET for _, result in arms)
+    for name, result in arms:
+        p = (result.p_value, result.p_value_corrected) if corrected else (result.p_value,)
+        rows.append(
+            (
+                name,
+                str(result.n),
+                with_interval(result.mean, result.interval),
+                "control"
+                if name == control
+                else with_interval(result.difference, result.difference_interval, sign="+"),
+                *map(_p, p),
+            )
         )
-    previews = [(arm.name, arm.metrics[metric.name].preview) for arm in report.arms]
-    if any(preview is not None for _, preview in previews):
+    head = ("Arm", "n", "Mean", "To control", "p", *(("p all",) if corrected else ()))
+    print_table(head, rows, numbers=("n", "p", "p all"), intervals=INTERVALS)
+
+
+def _print_more(arms: Sequence[Arm]) -> None:
+    """Prints what is not a test: those columns that say something of any arm."""
+    columns: dict[str, Iterable[str]] = {
+        "Std": [number(result.std) for _, result in arms],
+        "Lift": [_lift(result) for _, result in arms],
+        "P(best)": [NONE if of.probability_best is None else f"{of.probability_best:.3f}" for _, of in arms],
+        "Loss": [number(result.expected_loss, ".3g") for _, result in arms],
+        "No cap": [number(None if of.raw_mean is UNSET else of.raw_mean) for _, of in arms],
+    }
+    known = {title: cells for title, cells in columns.items() if set(cells) != {NONE}}
+    if known:
+        rows = list(zip([name for name, _ in arms], *known.values(), strict=True))
+        print_table(("Arm", *known), rows, numbers=known.keys() - INTERVALS, intervals=INTERVALS)
+
+
+def _print_adjusted(metric: Metric, arms: Sequence[Arm], control: str) -> None:
+    adjusted = [(name, of, of.adjusted) for name, of in arms if of.adjusted is not UNSET]
+    if not adjusted:
+        return
+    say(
+        f"Adjusted by {metric.covariate} (CUPED), theta {adjusted[0][2].theta:.4g}; the winner is that of raw values."
+    )
+    rows = []
+    for name, raw, of in adjusted:
+        rows += [_adjusted_row(name, "raw", raw, control), _adjusted_row("", "adjusted", of, control, name)]
+    head = ("Arm", "Values", "Mean", "To control", "p")
+    print_table(head, rows, numbers=("p",), whole=("Values",), intervals=INTERVALS)
+
+
+def _adjusted_row(
+    label: str, kind: str, of: MetricResult | AdjustedResult, control: str, name: str | None = None
+) -> tuple[str, ...]:
+    return (
+        label,
+        kind,
+        with_interval(of.mean, of.interval),
+        "control"
+        if (name or label) == control
+        else with_interval(of.difference, of.difference_interval, sign="+"),
+        _p(of.p_value),
+    )
+
+
+def _print_guardrail(metric: Metric, arms: Sequence[Arm]) -> None:
+    if not metric.is_guardrail:
+        return
+    say("Guardrail: safe where the worst that the difference can be is within the margin.")
+    print_table(
+        ("Arm", "Verdict", "Margin", "At worst"),
+        [
+            (name, of.verdict, number(of.margin), number(of.bound, "+.4g"))
+            for name, of in ((name, result.guardrail) for name, result in arms)
+            if isinstance(of, GuardrailResult)
+        ],
+        numbers=("Margin", "At worst"),
+    )
+
+
+def _print_preview(arms: Sequence[Arm]) -> None:
+    previews = [(name, of.preview) for name, of in arms if of.preview is not None]
+    if previews:
         say("Preview, not final: what is still open, by its rewards so far.")
         print_table(
             ("Arm", "Open", "Mean so far"),
-            [
-                (name, str(preview.n), f"{preview.mean:.4g}")
-                for name, preview in previews
-                if preview is not None
-            ],
+            [(name, str(preview.n), f"{preview.mean:.4g}") for name, preview in previews],
             numbers=("Open", "Mean so far"),
         )
-
-
-def _row(arm: ArmResult, result: MetricResult, experiment: Experiment) -> tuple[str, ...]:
-    is_control = arm.name == experiment.arm_names[experiment.control_arm]
-    return (
-        arm.name,
-        f"{arm.share:.3f}",
-        str(result.n),
-        with_interval(result.mean, result.interval),
-        "control" if is_control else with_interval(result.difference, result.difference_interval, sign="+"),
-        NONE if result.p_value is None else p_text(result.p_value),
-        NONE if result.probability_best is None else f"{result.probability_best:.3f}",
-    )
 
 
 def with_interval(value: float | None, interval: tuple[float, float] | None, sign: str = "") -> str:
@@ -94,9 +147,17 @@ def with_interval(value: float | None, interval: tuple[float, float] | None, sig
     return text if interval is None else f"{text}\n[{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]"
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return NONE if value is None else f"{value:{sign}.4g}"
+def number(value: float | None, form: str = ".4g") -> str:
+    return NONE if value is None else f"{value:{form}}"
 
 
-def p_text(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+def _p(value: float | UnsetType | None) -> str:
+    return p_text(value) if isinstance(value, float) else NONE
+
+
+def _lift(result: MetricResult) -> str:
+    if result.lift is None:
+        return NONE
+    ends = result.lift_interval
+    text = f"{100 * result.lift:+.3g} %"
+    return text if ends is None else f"{text}\n[{100 * ends[0]:+.3g}, {100 * ends[1]:+.3g}] %"

@@ -12,9 +12,10 @@ from bandit_serve.pictures.shapes import Place, amount, coordinate, path, shorte
 from bandit_serve.pictures.style import look
 
 WIDTH, HEIGHT = 380, 250
-LEFT, RIGHT, TOP, BOTTOM = 48, 96, 30, 24
+LEFT, RIGHT, TOP, BOTTOM = 48, 120, 30, 24
 LINE = 14
-MAX_NAME = 14
+MAX_LABEL = 14
+"""Letters of a name and its number, that fit in `RIGHT` in a wide font."""
 MAX_BANDS = 4
 """Arms that have bands; those of more would hide each other."""
 SETTLED = 0.2
@@ -155,7 +156,7 @@ def _labels(wanted: Sequence[tuple[float, CourseOfArm, str]]) -> list[str]:
     parts = []
     for (_, each, text), height in zip(order, heights, strict=True):
         y = coordinate(height)
-        name = escape(shortened(each.name, MAX_NAME - len(text)))
+        name = escape(shortened(each.name, MAX_LABEL - 1 - len(text)))
         parts.append(
             f'<g class="{look(each.series)}"><circle class="dot" cx="{WIDTH - RIGHT + 8}" cy="{y}" r="3.5"/></g>'
             f'<text x="{WIDTH - RIGHT + 16}" y="{y}" dy=".34em">{name} <tspan class="soft">{text}</tspan></text>'

@@ -15,21 +15,28 @@ LABELS, VALUES = 100, 70
 TOP, BOTTOM, ROW = 34, 26, 22
 MAX_NAME = 14
 LETTER = 7.5
+TICK = 8.0
+INDENT = 12
 
 
 class Row(NamedTuple):
-    """An estimate of the arm with the number `series`; null where there is none."""
+    """An estimate of the arm with the number `series`; null where there is none.
+
+    `mark`: another number on the scale, drawn as a tick. `label`: what stands before the row in place of its name.
+    """
 
     name: str
     series: int
     value: float | None
     interval: tuple[float, float] | None
+    mark: float | None = None
+    label: str | None = None
 
 
 def intervals(rows: Sequence[Row], title: str, *, zero: bool = False, signed: bool = False) -> str:
     """`<svg>` of all rows on one scale. `zero` is marked, and in it, if asked for; `signed` numbers show a plus."""
     height = TOP + ROW * len(rows) + BOTTOM
-    ends = [end for row in rows for end in (row.value, *(row.interval or ())) if end is not None]
+    ends = [end for row in rows for end in (row.value, row.mark, *(row.interval or ())) if end is not None]
     if zero:
         ends.append(0.0)
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
@@ -74,7 +81,7 @@ def _row(row: Row, height: float, across: Scale, signed: bool) -> list[str]:
     )
     parts = [
         f'<g class="{look(row.series)}"><title>{escape(_told(row))}</title>',
-        f'<text x="0" y="{y}" dy=".34em">{escape(shortened(row.name, MAX_NAME))}</text>',
+        _label(row, y),
         f'<text class="soft" x="{WIDTH}" y="{y}" dy=".34em" text-anchor="end">{number}</text>',
     ]
     if row.interval is not None:
@@ -82,7 +89,19 @@ def _row(row: Row, height: float, across: Scale, signed: bool) -> list[str]:
         parts.append(f'<line class="reach" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
     if row.value is not None:
         parts.append(f'<circle class="dot" cx="{coordinate(across(row.value))}" cy="{y}" r="4.5"/>')
+    if row.mark is not None:
+        x = coordinate(across(row.mark))
+        ends = coordinate(height - TICK), coordinate(height + TICK)
+        parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}"/>')
     return [*parts, "</g>"]
+
+
+def _label(row: Row, y: str) -> str:
+    if row.label is None:
+        return f'<text x="0" y="{y}" dy=".34em">{escape(shortened(row.name, MAX_NAME))}</text>'
+    return (
+        f'<text class="soft" x="{INDENT}" y="{y}" dy=".34em">{escape(shortened(row.label, MAX_NAME))}</text>'
+    )
 
 
 def _told(row: Row) -> str:

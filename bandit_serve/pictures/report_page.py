@@ -6,107 +6,18 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
-from typing import NamedTuple
 
 import msgspec
 
 from bandit_serve.base.clock import unix_ms
-from bandit_serve.experiments.spec import Record
 from bandit_serve.pictures.course import CourseOfArm, lines, stacked
-from bandit_serve.pictures.intervals import Row, intervals
-from bandit_serve.pictures.style import STYLE
-from bandit_serve.pictures.theme import FONTS, ROOT, Theme
-from bandit_serve.results import (
-    Explanation,
-    MetricResult,
-    Report,
-    ResultsFold,
-    ResultsHistory,
-    TimelineChange,
-    explanation,
-    report,
-    results_history,
-)
-
-NONE = "–"
-PAGE_STYLE = (
-    ROOT
-    + """
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 32px 32px 48px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 """
-    + FONTS
-    + """; overflow-wrap: anywhere; }
-h1 { font-size: 24px; line-height: 1.25; font-weight: 650; margin: 0 0 4px; letter-spacing: -.01em; }
-h2 { font-size: 17px; font-weight: 650; margin: 36px 0 8px; }
-h2 small { font-weight: 400; font-size: 13px; color: var(--soft); }
-p { margin: 0; color: var(--soft); }
-.verdict { margin: 14px 0 0; padding: 10px 14px; border-left: 4px solid var(--s0); background: var(--faint);
-  color: var(--ink); }
-.told { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 8px 32px; margin-top: 8px; }
-.told h3 { font-size: 14px; font-weight: 650; margin: 16px 0 4px; }
-.told ul { margin: 0; padding-left: 18px; font-size: 14px; }
-code { font-size: .92em; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr)); gap: 20px 40px;
-  margin-top: 12px; }
-.picture { display: block; width: 100%; height: auto; font-family: inherit; }
-.wide { overflow-x: auto; margin-top: 14px; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th, td { text-align: right; padding: 6px 0 6px 16px; border-bottom: 1px solid var(--grid); white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 500; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td:first-child { font-weight: 600; white-space: normal; min-width: 90px; }
-td small { color: var(--soft); font-size: 12px; display: block; }
-.note { margin-top: 28px; font-size: 13px; max-width: 78ch; }
-@media (max-width: 640px) { body { padding: 20px 16px 32px; } table { font-size: 13px; } }
-@media print {
-  body { padding: 0; max-width: none; font-size: 11pt; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  .pictures { grid-template-columns: 1fr 1fr; gap: 14px 24px; }
-  .picture, tr, .verdict, li { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-  .wide { overflow: visible; }
-  table { font-size: 9.5pt; }
-  th, td { padding: 4px 0 4px 10px; }
-}
-"""
-    + STYLE
-)
-
-
-class Shown(NamedTuple):
-    """Everything that a page shows. `metrics`: their names, the objective first; `control`: an arm's name."""
-
-    report: Report
-    history: ResultsHistory
-    changes: Sequence[TimelineChange]
-    explained: Explanation
-    metrics: Sequence[str]
-    control: str
-    alpha: float
-
-
-def shown_of(
-    fold: ResultsFold,
-    record: Record,
-    shares: dict[str, float],
-    changes: Sequence[TimelineChange],
-    as_of_ms: int,
-) -> Shown:
-    """What a page shows of a fold; `record`, `shares` and `as_of_ms` as for a report."""
-    made = report(fold, record, shares, as_of_ms)
-    experiment = fold.record.experiment
-    metrics = sorted(experiment.metrics, key=lambda metric: metric.role != "objective")
-    return Shown(
-        made,
-        results_history(fold),
-        changes,
-        explanation(fold, made, changes),
-        [metric.name for metric in metrics],
-        experiment.arm_names[experiment.control_arm],
-        experiment.stopping.alpha,
-    )
+from bandit_serve.pictures.metric_section import estimates, metric_section
+from bandit_serve.pictures.page_style import PAGE_STYLE
+from bandit_serve.pictures.segment_section import segment_section
+from bandit_serve.pictures.shown import Shown
+from bandit_serve.pictures.table import NONE, Column, table
+from bandit_serve.pictures.theme import Theme
+from bandit_serve.results import Explanation, Report, facts_of
 
 
 def report_page(shown: Shown, theme: Theme | None = None) -> str:
@@ -129,11 +40,13 @@ def report_page(shown: Shown, theme: Theme | None = None) -> str:
 <h1>{escape(made.experiment)}</h1>
 <p>{escape(made.status)}, as of {made.as_of[:16].replace("T", " ")} UTC</p>
 <p class="verdict">{escape(made.reason)}</p>
+{_facts(shown)}
 {_told(shown.explained)}
-{"".join(_metric(shown, name) for name in shown.metrics)}
-{_over_time(shown)}
-<p class="note">Intervals are of level {1 - shown.alpha:.4g} and hold at every time, however often one looks. Dotted
-lines are changes of the experiment. Times are UTC.</p>
+{"".join(metric_section(shown, metric) for metric in shown.metrics)}
+{"".join(segment_section(shown, segments) for segments in shown.segments)}
+{_open_windows(shown)}{_over_time(shown)}
+{_traffic(shown)}
+<p class="note">{_note(shown)}</p>
 <script type="application/json" id="report">{data}</script>
 </body>
 </html>
@@ -142,7 +55,16 @@ lines are changes of the experiment. Times are UTC.</p>
 
 def pictures_of(shown: Shown) -> list[str]:
     """Pictures of the objective and over time, the same as on the page."""
-    return [*_estimates(shown, shown.metrics[0]), *_course(shown)]
+    return [*estimates(shown, shown.metrics[0]), *_course(shown)]
+
+
+def _note(shown: Shown) -> str:
+    named = " outside of segments" if shown.segments else ""
+    return (
+        f"Intervals{named} are of level {shown.level:.4g} and hold at every time, however often one looks. p-values "
+        "are adjusted for the number of arms. P(best) and the loss, which is to be expected with an arm, are aids for "
+        "deciding, not tests. Dotted lines are changes of the experiment. Times are UTC."
+    )
 
 
 def _verdict(report: Report) -> str:
@@ -168,54 +90,43 @@ def _sentence(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
-def _metric(shown: Shown, name: str) -> str:
-    role = " <small>the objective</small>" if name == shown.metrics[0] else ""
-    rows = "\n".join(_row(shown, arm.name, arm.metrics[name]) for arm in shown.report.arms)
-    return f"""<section>
-<h2>{escape(name)}{role}</h2>
-<div class="pictures">{"".join(_estimates(shown, name))}</div>
-<div class="wide"><table>
-<thead><tr><th>arm</th><th>n</th><th>mean</th><th>to {escape(shown.control)}</th><th>lift</th><th>p</th></tr></thead>
-<tbody>
-{rows}
-</tbody></table></div>
-</section>
-"""
+def _facts(shown: Shown) -> str:
+    facts = [*facts_of(shown.report, shown.experiment), ("Winner", shown.report.winner or "none")]
+    return f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{escape(text)}</dd></div>' for name, text in facts)}</dl>"
 
 
-def _row(shown: Shown, arm: str, result: MetricResult) -> str:
-    cells = (
-        escape(arm),
-        f"{result.n:,}",
-        _cell(result.mean, result.interval, ".4g"),
-        "control" if arm == shown.control else _cell(result.difference, result.difference_interval, "+.4g"),
-        _cell(result.lift, result.lift_interval, "+.1%"),
-        NONE
-        if result.p_value is None
-        else ("&lt; 0.001" if result.p_value < 0.001 else f"{result.p_value:.3f}"),
+def _traffic(shown: Shown) -> str:
+    arms = shown.report.arms
+    columns = table(
+        [
+            Column("arm", [escape(arm.name) for arm in arms]),
+            Column("share now", [f"{arm.share:.1%}" for arm in arms]),
+            Column("decisions", [f"{arm.exposures:,}" for arm in arms]),
+        ]
     )
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f'<section><h2>Traffic</h2>\n<div class="narrow">{columns}</div></section>'
 
 
-def _cell(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
-    if value is None:
-        return NONE
-    ends = "" if interval is None else f"<small>{interval[0]:{form}} to {interval[1]:{form}}</small>"
-    return f"{value:{form}}{ends}"
-
-
-def _estimates(shown: Shown, name: str) -> list[str]:
-    results = [(k, arm.name, arm.metrics[name]) for k, arm in enumerate(shown.report.arms)]
-    means = [Row(arm, k, result.mean, result.interval) for k, arm, result in results]
-    others = [
-        Row(arm, k, result.difference, result.difference_interval)
-        for k, arm, result in results
-        if arm != shown.control
+def _open_windows(shown: Shown) -> str:
+    """Rewards so far of what is in no other number yet, a column for each metric."""
+    arms = shown.report.arms
+    columns = [
+        Column(
+            escape(metric.name),
+            [
+                NONE if preview is None else f"{preview.mean:.4g}<small>of {preview.n:,}</small>"
+                for preview in (arm.metrics[metric.name].preview for arm in arms)
+            ],
+        )
+        for metric in shown.metrics
     ]
-    pictures = [intervals(means, f"Mean of {name}")]
-    if others:
-        pictures.append(intervals(others, f"Difference to {shown.control}", zero=True, signed=True))
-    return pictures
+    if not any(column.says_something for column in columns):
+        return ""
+    means = table([Column("arm", [escape(arm.name) for arm in arms]), *columns])
+    return (
+        '<section><h2>Open windows <small>not final</small></h2>\n<p class="aside">Mean of the rewards so far of '
+        f"decisions whose window has not closed. They are in no other number.</p>\n{means}</section>\n"
+    )
 
 
 def _over_time(shown: Shown) -> str:
@@ -225,7 +136,7 @@ def _over_time(shown: Shown) -> str:
 
 def _course(shown: Shown) -> list[str]:
     """Shares, and the objective's means and differences, over time; nothing where less than two times are known."""
-    history, name = shown.history, shown.metrics[0]
+    history, name = shown.history, shown.metrics[0].name
     if len(history.at) < 2:
         return []
     at_ms = [unix_ms(datetime.fromisoformat(at)) for at in history.at]

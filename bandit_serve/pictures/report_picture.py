@@ -8,8 +8,9 @@ from html import escape
 from bandit_serve.base.extras import require
 from bandit_serve.errors import BanditServeError
 from bandit_serve.pictures.intervals import WIDTH
-from bandit_serve.pictures.report_page import Shown, pictures_of
+from bandit_serve.pictures.report_page import pictures_of
 from bandit_serve.pictures.shapes import shortened
+from bandit_serve.pictures.shown import Shown
 from bandit_serve.pictures.style import STYLE
 from bandit_serve.pictures.theme import PALETTES, Theme, with_colours
 

@@ -29,8 +29,11 @@ def path(points: Iterable[Place]) -> str:
 
 
 def shortened(name: str, most: int) -> str:
-    """`name` in at most `most` characters."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    """`name` in at most `most` characters, of its beginning and, as many names differ there, its end."""
+    if len(name) <= most:
+        return name
+    last = (most - 1) // 3
+    return f"{name[: most - 1 - last]}…{name[len(name) - last :]}"
 
 
 def spread(wanted: Sequence[float], room: float, low: float, high: float) -> list[float]:

@@ -24,6 +24,7 @@ STYLE = """
 .picture .band { fill-opacity: .13; stroke: none; }
 .picture .area { fill-opacity: .78; stroke: var(--paper); stroke-width: 1; }
 .picture .reach { stroke-width: 3; stroke-linecap: round; stroke-opacity: .55; }
+.picture .mark { stroke: var(--ink); stroke-width: 2; }
 .picture .dashed .line { stroke-dasharray: 6 4; }
 .picture .dashed .area { fill-opacity: .42; }
 """ + "".join(_of_series(f"s{i}", f"var(--s{i})") for i in range(COLOURS))

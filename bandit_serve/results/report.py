@@ -109,7 +109,7 @@ def report(
         reason=reason,
         decision=_decision(fold, record, judgement),
         interleaving=interleaving,
-        segments=UNSET if by is None else _segments(fold, record, by),
+        segments=UNSET if by is None else segments_of(fold, record, by),
     )
 
 
@@ -125,7 +125,8 @@ def _decision(fold: ResultsFold, record: Record, judgement: Judgement) -> Decisi
     return msgspec.structs.replace(decision, samples_to_go=left.samples, days_to_go=days)
 
 
-def _segments(fold: ResultsFold, record: Record, by: str) -> SegmentReport:
+def segments_of(fold: ResultsFold, record: Record, by: str) -> SegmentReport:
+    """Results by the segments of a dimension of the fold, which is complete; `Conflict` where it is none of them."""
     segmented = fold.segmented
     names = [] if segmented is None else [dimension.name for dimension in segmented.dimensions]
     if segmented is None or by not in names:

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from full_results import full_page
+from page_tables import section_of, tables_in
 from simulated_results import START_MS, Play, bernoulli, record
 
 from bandit_serve.base.clock import rfc3339
@@ -19,11 +21,12 @@ from bandit_serve.experiments.metric import Metric
 from bandit_serve.pictures import course
 from bandit_serve.pictures.course import CourseOfArm, lines, stacked
 from bandit_serve.pictures.intervals import LABELS, VALUES, WIDTH, Row, intervals
-from bandit_serve.pictures.report_page import Shown, report_page, shown_of
+from bandit_serve.pictures.report_page import report_page
 from bandit_serve.pictures.report_picture import report_png, report_svg
-from bandit_serve.pictures.shapes import amount
+from bandit_serve.pictures.shapes import amount, shortened
+from bandit_serve.pictures.shown import Shown, shown_of
 from bandit_serve.pictures.theme import PALETTES
-from bandit_serve.results import ResultsFold, TimelineChange
+from bandit_serve.results import Decision, ResultsFold, TimelineChange
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta"}
@@ -106,12 +109,77 @@ def test_a_page_without_traffic_has_no_course() -> None:
     assert "no winner yet" in html
 
 
+@pytest.mark.parametrize("n_arms", [2, 12])
+def test_a_full_page_has_every_part_and_is_one_well_formed_file(n_arms: int) -> None:
+    about = full_page(n_arms, 4)
+    reader = Reader()
+    reader.feed(report_page(about))
+    reader.close()
+    assert reader.open == []
+    html = report_page(about)
+    headings = re.findall(r"<h[23]>(.*?)(?: <small.*?)?</h[23]>", html)
+    for heading in ("done", "spent", "ms", "Guardrail", "Adjusted by spent_before (CUPED)", "By device"):
+        assert heading in headings
+    assert headings.index("By device") > headings.index("ms")
+    told = re.sub(r"<[^>]*>", "", html)
+    assert "Decision" in told
+    assert f"{about.report.pending:,} whose window has not closed" in told
+
+
+def test_open_windows_are_a_table_of_previews() -> None:
+    about = full_page(2, 4)
+    (section,) = re.findall(r"<section><h2>Open windows.*?</section>", report_page(about), re.S)
+    (rows,) = tables_in(section_of(section))
+    for arm, row in zip(about.report.arms, rows, strict=True):
+        assert row.pop("arm") == arm.name
+        previews = {name: arm.metrics[name].preview for name in row}
+        assert None not in previews.values()
+        assert row == {name: f"{of.mean:.4g}|of {of.n:,}" for name, of in previews.items() if of}
+    assert "Open windows" not in report_page(shown(2, 2))
+
+
+def test_traffic_is_that_of_the_report() -> None:
+    about = full_page(3, 4)
+    (section,) = re.findall(r"<section><h2>Traffic.*?</section>", report_page(about), re.S)
+    (rows,) = tables_in(section_of(section))
+    assert rows == [
+        {"arm": arm.name, "share now": "33.3%", "decisions": f"{arm.exposures:,}"}
+        for arm in about.report.arms
+    ]
+
+
+def test_the_page_of_a_winner_tells_since_when() -> None:
+    about = full_page(2, 4)
+    decision = Decision("winner", "<b>", "2026-01-02T03:04:05.000Z")
+    made = msgspec.structs.replace(about.report, decision=decision, winner="<b>")
+    html = report_page(about._replace(report=made))
+    assert "<dt>Decision</dt><dd>winner, &lt;b&gt;, since 2026-01-02T03:04:05.000Z</dd>" in html
+    assert "<dt>Winner</dt><dd>&lt;b&gt;</dd>" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "short"),
+    [
+        ("variant-10", 10, "variant-10"),
+        ("variant-10", 8, "varia…10"),
+        ("variant-10", 3, "va…"),
+        ("ab", 1, "…"),
+    ],
+)
+def test_names_are_shortened_where_they_do_not_differ(name: str, most: int, short: str) -> None:
+    assert shortened(name, most) == short
+
+
 def attributes(picture: ElementTree.Element, tag: str, look: str) -> list[dict[str, Any]]:
     return [each.attrib for each in picture.iter(f"{SVG}{tag}") if each.get("class") == look]
 
 
 def test_dots_and_intervals_are_where_their_numbers_are() -> None:
-    rows = [Row("a", 0, 0.5, (0.0, 1.0)), Row("b & c", 1, 0.25, None), Row("d", 9, None, None)]
+    rows = [
+        Row("a", 0, 0.5, (0.0, 1.0)),
+        Row("b & c", 1, 0.25, None, mark=0.75),
+        Row("d", 9, None, None, label="e"),
+    ]
     picture = ElementTree.fromstring(intervals(rows, "of <m>", zero=True, signed=True))
     dots = [float(each["cx"]) for each in attributes(picture, "circle", "dot")]
     (reach,) = attributes(picture, "line", "reach")
@@ -120,8 +188,11 @@ def test_dots_and_intervals_are_where_their_numbers_are() -> None:
     assert zero["x1"] == reach["x1"]
     assert LABELS < low < high < WIDTH - VALUES
     assert dots == pytest.approx([(low + high) / 2, low + (high - low) / 4], abs=0.1)
+    (mark,) = attributes(picture, "line", "mark")
+    assert float(mark["x1"]) == pytest.approx(low + 0.75 * (high - low), abs=0.1)
     texts = [text.text for text in picture.iter(f"{SVG}text")]
-    assert {"of <m>", "a", "b & c", "+0.5", "+0.25", "–"} <= set(texts)
+    assert {"of <m>", "a", "b & c", "+0.5", "+0.25", "e", "–"} <= set(texts)
+    assert "d" not in texts
     assert picture.get("aria-label") == "of <m>. a: 0.5, between 0 and 1; b & c: 0.25; d: not known"
     assert "s1 dashed" in {each.get("class") for each in picture.iter(f"{SVG}g")}
 
