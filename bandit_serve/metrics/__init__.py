@@ -15,7 +15,7 @@ from bandit_serve.metrics.kind import MAX_VALUE, MetricKind, is_number
 from bandit_serve.metrics.ratio import Ratio
 
 KINDS: dict[str, type[MetricKind]] = {kind.name: kind for kind in (Binary, Bounded, Count, Continuous)}
-METRIC_KINDS: Mapping[str, type[MetricKind]] = ChainMap(KINDS, {Ratio.name: Ratio})
+METRIC_KINDS: Mapping[str, type[MetricKind]] = ChainMap({Ratio.name: Ratio}, KINDS)
 
 
 def names_of(fits: Callable[[type[MetricKind]], bool]) -> frozenset[str]:

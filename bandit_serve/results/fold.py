@@ -336,7 +336,7 @@ class ResultsFold:
         self._shape.check(event)
         record = event.record
         if len(record.experiment.metrics) > self.sums.n_metrics:
-            if former.started_ms is None:
+            if former.status == "draft":
                 self._begin_with(record)
             else:
                 self._join(record)

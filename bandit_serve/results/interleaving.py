@@ -102,7 +102,9 @@ class Contests:
         """Logarithm of the evidence against a `chance` of arm 1 to win, were there so many `times` the contests."""
         a, (losses, wins) = self.weight, (times * n for n in self.wins)
         mixed = _log_beta(a + wins, a + losses) - _log_beta(a, a)
-        return mixed - wins * math.log(chance) - losses * math.log1p(-chance)
+        if (wins and chance <= 0.0) or (losses and chance >= 1.0):
+            return math.inf
+        return mixed - (wins and wins * math.log(chance)) - (losses and losses * math.log1p(-chance))
 
     def interval(self) -> tuple[float, float] | None:
         """Chances of arm 1 to win that the evidence leaves, at level 1 - alpha."""

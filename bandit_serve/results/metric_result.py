@@ -336,10 +336,7 @@ class MetricTable:
         """Mean and variance of the sample by arm, (K,) each; of a ratio NaN where its denominators sum to 0."""
         if self.paired is None or not self.metric.is_ratio:
             return self.sums.mean, self.sums.sample_variance
-        pair = self.paired.pair
-        there = pair.z.total != 0.0
-        means = np.where(there, pair.y.total / np.where(there, pair.z.total, 1.0), np.nan)
-        return means, np.where(there, ratio.variances(pair), np.nan)
+        return ratio.ratios(self.paired.pair)
 
     def _mean_interval(self, arm: int) -> Interval | None:
         """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""

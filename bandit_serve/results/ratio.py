@@ -24,13 +24,19 @@ from bandit_serve.results.sequence import Floats, Sequence, mean_sequence
 
 MIN_ERRORS = 10.0
 """Standard errors that the mean denominator of an arm has to be from 0: nearer, a ratio is not linear in it."""
+MIN_DENOMINATOR = 1e-60
+MAX_RATIO = 1e100
+"""Bounds of mean denominators and of ratios: beyond them squares leave the numbers, and there is no ratio."""
 UPPER = np.triu_indices(5)
 
 
-def variances(pair: MetricPair) -> Floats:
-    """n times the variance of each arm's ratio, (K,), with n - 1; meaningless where the denominators sum to 0."""
-    sums = pair.without(_divided(pair.y.total, pair.z.total), Continuous)
-    return sums.sample_variance / np.square(_one_for_none(pair.z.mean))
+def ratios(pair: MetricPair) -> tuple[Floats, Floats]:
+    """Ratio of each arm's sums and n times its variance, with n - 1, (K,); NaN where there is none."""
+    ratio, there = _quotient(pair.y.total, pair.z.total)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        sums = pair.without(np.where(there, ratio, 0.0), Continuous)
+        variance = sums.sample_variance / np.square(pair.z.mean)
+    return np.where(there, ratio, np.nan), np.where(there & np.isfinite(variance), variance, np.nan)
 
 
 def estimates(
@@ -41,12 +47,13 @@ def estimates(
 
 
 def _fixed(pair: MetricPair, control: int, tuned_for: float) -> Estimates:
-    ratio, mean = _divided(pair.y.total, pair.z.total), _one_for_none(pair.z.mean)
-    sums = pair.without(ratio, Continuous)
-    n = np.maximum(sums.n, 1)
+    n = np.maximum(pair.y.n, 1)
+    ratio, there = _quotient(pair.y.total, pair.z.total)
+    sure = there & _is_sure(pair.z.mean, np.sqrt(pair.z.sample_variance / n))
+    mean = np.where(sure, pair.z.mean, 1.0)
+    sums = pair.without(np.where(sure, ratio, 0.0), Continuous)
     variance = sums.cautious_variance(Continuous) / np.square(mean)
-    error = np.sqrt(pair.z.sample_variance / n)
-    usable = _usable(sums.n, variance, pair.z.mean, error)
+    usable = sure & (sums.n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE)
     own = np.where(usable, variance, 1.0) / n
     gamma = np.sign(mean) * sums.skewness / np.sqrt(n)
     control_part = np.broadcast_to(own[control], own.shape)
@@ -57,7 +64,7 @@ def _fixed(pair: MetricPair, control: int, tuned_for: float) -> Estimates:
         mean_sequence(both, np.broadcast_to(ratio[control], own.shape), control_part, tuned_for),
         control_part,
         -control_part,
-        _with(pair.z.total != 0.0, control),
+        _with(there, control),
         usable,
         _with(usable, control),
         gamma,
@@ -69,40 +76,33 @@ def _moving(pair: MetricPair, control: int, peers: NDArray[np.int64], tuned_for:
     y, z = pair.y, pair.z
     t = np.maximum(y.eligible, 1).astype(np.float64)
     mean = z.score / t + z.origin
-    ratio = _divided(y.score / t + y.origin, mean)
-    mean = _one_for_none(mean)
-    sums = pair.without(ratio, Continuous)
+    ratio, sure = _quotient(y.score / t + y.origin, mean)
+    sure &= _is_sure(mean, np.sqrt(z.variation) / t)
+    mean = np.where(sure, mean, 1.0)
+    sums = pair.without(np.where(sure, ratio, 0.0), Continuous)
     own = moving_shares(sums, Continuous, control, peers, tuned_for)
     scale = np.square(mean)
-    error = np.sqrt(z.variation) / t
-    usable = own.usable & _usable(sums.n, own.arms.variance / t / scale, mean, error)
+    usable = own.usable & sure & (sums.n >= MIN_OBSERVATIONS) & (own.arms.variance / t / scale > MIN_VARIANCE)
     arms = Sequence(t, t * ratio, own.arms.variance / scale, own.arms.tightest_at / scale)
 
     # Weighted: by arm the ratio over the decisions for which control had a share, too.
     w = np.where(y.pair_weight > MIN_WEIGHT, y.pair_weight, 1.0)
     arm_z, control_z = z.pair_score + z.pair_control_score + z.origin * w, z.pair_control_score + z.origin * w
-    arm_ratio = _divided(y.pair_score + y.pair_control_score + y.origin * w, arm_z)
-    control_ratio = _divided(y.pair_control_score + y.origin * w, control_z)
-    arm_z, control_z = _one_for_none(arm_z / w), _one_for_none(control_z / w)
-    compared = _with(z.total != 0.0, control) & (y.pair_weight > MIN_WEIGHT)
+    arm_ratio, arm_there = _quotient(y.pair_score + y.pair_control_score + y.origin * w, arm_z)
+    control_ratio, control_there = _quotient(y.pair_control_score + y.origin * w, control_z)
+    weighed = arm_there & control_there & (y.pair_weight > MIN_WEIGHT)
+    compared = _with(z.total != 0.0, control) & weighed
     comparable = _with(usable, control) & compared
+    arm_z, control_z = (np.where(comparable, each / w, 1.0) for each in (arm_z, control_z))
     v = sums.residual_variance(Continuous)
-    arm_part = v / np.square(arm_z) * y.pair_inverse
-    control_part = v[control] / np.square(control_z) * y.pair_control_inverse
-    # Of each score's deviation from its ratio, in units of the ratio: coefficients of 1 and of the four scores.
-    ones = np.ones_like(w)
-    coefficients = np.stack(
-        [
-            (y.origin - arm_ratio * z.origin) / arm_z - (y.origin - control_ratio * z.origin) / control_z,
-            ones / arm_z,
-            -arm_ratio / arm_z,
-            -ones / control_z,
-            control_ratio / control_z,
-        ],
-        axis=1,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        arm_part = v / np.square(arm_z) * y.pair_inverse
+        control_part = v[control] / np.square(control_z) * y.pair_control_inverse
+        coefficients = _coefficients(pair, arm_ratio, arm_z, control_ratio, control_z)
+        seen = _quadratic(pair.products.joint, np.where(comparable[:, None], coefficients, 0.0))
+    comparable &= np.isfinite(arm_part + control_part + seen)
     spread = np.where(comparable, arm_part + control_part, 1.0)
-    seen = np.where(comparable, np.maximum(spread, _quadratic(pair.products.joint, coefficients)), 1.0)
+    seen = np.where(comparable, np.maximum(spread, seen), 1.0)
     variance_of_one = 0.125 * (v / np.square(arm_z) + v[control] / np.square(control_z))
     tightest_at = np.where(comparable, tuned_for * variance_of_one, 1.0)
     differences = Sequence(w, w * (arm_ratio - control_ratio), seen, tightest_at)
@@ -123,6 +123,24 @@ def _moving(pair: MetricPair, control: int, peers: NDArray[np.int64], tuned_for:
     )
 
 
+def _coefficients(
+    pair: MetricPair, arm_ratio: Floats, arm_z: Floats, control_ratio: Floats, control_z: Floats
+) -> Floats:
+    """Coefficients, (K, 5), of 1 and of the four scores in a difference of ratios."""
+    y, z = pair.y, pair.z
+    ones = np.ones_like(arm_z)
+    return np.stack(
+        [
+            (y.origin - arm_ratio * z.origin) / arm_z - (y.origin - control_ratio * z.origin) / control_z,
+            ones / arm_z,
+            -arm_ratio / arm_z,
+            -ones / control_z,
+            control_ratio / control_z,
+        ],
+        axis=1,
+    )
+
+
 def _quadratic(joint: Floats, coefficients: Floats) -> Floats:
     """Sum over i and j of c_i c_j times the products, (K,), from their upper triangle, (K, 15)."""
     i, j = UPPER
@@ -131,17 +149,18 @@ def _quadratic(joint: Floats, coefficients: Floats) -> Floats:
     return np.maximum(sums, 0.0)
 
 
-def _usable(n: NDArray[np.int64], variance: Floats, mean: Floats, error: Floats) -> NDArray[np.bool_]:
-    usable: NDArray[np.bool_] = (n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE)
-    return usable & (np.abs(mean) > MIN_ERRORS * error)
+def _is_sure(mean: Floats, error: Floats) -> NDArray[np.bool_]:
+    """True, bool (K,), for mean denominators that are far from 0."""
+    sure: NDArray[np.bool_] = (np.abs(mean) > MIN_ERRORS * error) & (np.abs(mean) > MIN_DENOMINATOR)
+    return sure
 
 
-def _divided(numerator: Floats, denominator: Floats) -> Floats:
-    return np.where(denominator != 0.0, numerator / _one_for_none(denominator), 0.0)
-
-
-def _one_for_none(denominator: Floats) -> Floats:
-    return np.where(denominator != 0.0, denominator, 1.0)
+def _quotient(numerator: Floats, denominator: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Quotients, and where there are such, (K,) each; 0 elsewhere."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        quotient = numerator / denominator
+        there: NDArray[np.bool_] = (denominator != 0.0) & (np.abs(quotient) <= MAX_RATIO)
+    return np.where(there, quotient, 0.0), there
 
 
 def _with(has: NDArray[np.bool_], control: int) -> NDArray[np.bool_]:

@@ -52,11 +52,13 @@ class Case(NamedTuple):
 
 def history(seed: int) -> tuple[Changed, Events]:
     """The first event of a log of one experiment, and all that follow; where the seed says so, some are left out."""
-    written = History(RandomChoices(seed), former=seed % 10 == 0, revising=seed % 2 == 1)
+    written = History(
+        RandomChoices(seed), former=seed % 10 == 0, revising=seed % 2 == 1, analysed=seed % 4 < 2
+    )
     random = np.random.default_rng(seed)
     entries: list[Entry] = []
     for offset, kind, data in written.written(N_ENTRIES):
-        event = events.decode(kind, data, written.live.n_features)
+        event = events.decode(kind, data, written.live.n_logged)
         written.live.apply(offset, event)
         if isinstance(event, Exposed):
             places = range(0, len(event.arms) // 2, 2)
@@ -71,7 +73,7 @@ def history(seed: int) -> tuple[Changed, Events]:
                 repairs.apply(Offset(2**50, 0), Repaired("e", "leave_out", "test", None, ((at, at),)))
     first = events.decode(entries[0].kind, entries[0].data)
     assert isinstance(first, Changed)
-    n_features = written.live.n_features
+    n_features = written.live.n_logged
     return first, [(each.offset, event_of(each, "e", repairs, n_features)) for each in entries]
 
 

@@ -103,9 +103,11 @@ def check_numbers(value: Any) -> None:
             assert np.isfinite(value), value
 
 
-def follow(choices: Choices, n_entries: int, *, former: bool = False, revising: bool = False) -> History:
+def follow(
+    choices: Choices, n_entries: int, *, former: bool = False, revising: bool = False, analysed: bool = False
+) -> History:
     """Folds a history from its wire form, and checks everything every few entries."""
-    history = History(choices, former=former, revising=revising)
+    history = History(choices, former=former, revising=revising, analysed=analysed)
     fold: ResultsFold | None = None
     pause = 0
     for entry in history.written(n_entries):
@@ -124,7 +126,7 @@ def follow(choices: Choices, n_entries: int, *, former: bool = False, revising: 
 
 def fold_entry(history: History, fold: ResultsFold | None, entry: Entry) -> ResultsFold:
     offset, kind, data = entry
-    event = events.decode(kind, data, history.live.n_features)
+    event = events.decode(kind, data, history.live.n_logged)
     if fold is None:
         assert isinstance(event, Changed)
         fold = ResultsFold(event.record)
@@ -154,7 +156,13 @@ def test_no_history_ends_a_fold(part: int) -> None:
     per_part = N_HISTORIES // N_PARTS
     for seed in range(part * per_part, (part + 1) * per_part):
         try:
-            history = follow(RandomChoices(seed), N_ENTRIES, former=seed % 10 == 0, revising=seed % 2 == 1)
+            history = follow(
+                RandomChoices(seed),
+                N_ENTRIES,
+                former=seed % 10 == 0,
+                revising=seed % 2 == 1,
+                analysed=seed % 4 < 2,
+            )
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise

@@ -13,14 +13,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput
-from bandit_serve.experiments.checks import with_arm, with_policy
+from bandit_serve.experiments.checks import with_arm, with_metric, with_policy
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
-from bandit_serve.experiments.spec import Experiment, Ramp, Record, Standing
+from bandit_serve.experiments.spec import Experiment, Joined, Ramp, Record, Standing
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.log.events import (
     CHANGED,
@@ -149,6 +150,7 @@ PRIORS: dict[str, dict[str, list[float]]] = {
 }
 NUMBERS = [0.0, 1.0, -1.0, 1e-6, 1e6, -1e6, 1e5, 0.5, 3.0, TINY, 1e-30]
 FEATURES = [0.0, 1.0, -1.0, 1e-9, 1e9, -1e9, 0.5, 1e-45]
+COVARIATES = [0.0, 1.0, -1.0, 3.5, 1e12, -1e12, 1e-40]
 WORKERS = [1, 2, 2**64 - 1]
 # In the year 6429: times of answers are written with four digits of the year.
 LATEST_MS = 2**47
@@ -158,11 +160,16 @@ class History:
     """Random history: `written()` yields the entries of its log one by one, in their wire form.
 
     Decisions are drawn from the shares of `live`, the fold of the entries so far. former: whether rewards occur that
-    only a former version would have accepted. revising: whether values come that are sums of events.
+    only a former version would have accepted. revising: whether values come that are sums of events. analysed: whether
+    experiments ask for more of their results: covariates, ratios, quantiles, caps, guardrails, dimensions, horizons,
+    lists that are interleaved, and metrics that come later.
     """
 
-    def __init__(self, choices: Choices, *, former: bool = False, revising: bool = False) -> None:
+    def __init__(
+        self, choices: Choices, *, former: bool = False, revising: bool = False, analysed: bool = False
+    ) -> None:
         self._choices = choices
+        self._analysed = analysed
         self._former = former
         self._revising = revising
         self._time_ms = choices.one_of([1_000, 1_700_000_000_000, LATEST_MS // 2])
@@ -215,6 +222,8 @@ class History:
             "context": context,
             "stopping": {"alpha": choices.one_of([0.05, TINY, 1e-9, BELOW_ONE])},
         }
+        if self._analysed:
+            self._ask_for_more(described)
         contextual = POLICIES[described["policy"]["kind"]].contextual
         if described["unit"] == "user" and not contextual and chance(choices, 50):
             described["keep_assigned"] = True
@@ -223,6 +232,52 @@ class History:
             for arm in described["arms"]:
                 arm["features"] = [choices.one_of(FEATURES) for _ in range(m)]
         return described
+
+    def _ask_for_more(self, described: dict[str, Any]) -> None:
+        choices = self._choices
+        if chance(choices, 15):
+            described |= {
+                "arms": [{"name": f"a{k}", "model": "m", "version": f"v{k}"} for k in range(2)],
+                "control": choices.one_of(["a0", "a1"]),
+                "mode": "interleave",
+                "unit": "request",
+                "context": [],
+                "policy": {"kind": "fixed_split"},
+            }
+        metrics = described["metrics"]
+        others = [metric for metric in metrics if "role" not in metric]
+        for metric in metrics:
+            if chance(choices, 25):
+                metric["covariate"] = choices.one_of(["before", "before", "earlier"])
+            if chance(choices, 25):
+                metric["cap"] = choices.one_of([TINY, 0.5, 1.0, 1e6, 1e40])
+        for metric in others:
+            if chance(choices, 25):
+                metric["quantile"] = choices.one_of([TINY, 0.5, 0.99, BELOW_ONE])
+            if chance(choices, 40):
+                metric["role"] = "guardrail"
+                metric["margin"] = {
+                    choices.one_of(["absolute", "relative"]): choices.one_of([0.0, TINY, 0.1, 1_000.0])
+                }
+                metric["on_harm"] = choices.one_of(["report", "pause_arm", "stop"])
+        if chance(choices, 25):
+            served = {"kind": "continuous", "goal": "minimize", "source": "served"}
+            metrics.append({"name": "latency_ms", **served})
+        if described["unit"] == "user" and chance(choices, 60):
+            parts = [{"name": f"p{i}", "kind": choices.one_of(["count", "continuous"])} for i in range(2)]
+            metrics += [*parts, {"name": "r", "kind": "ratio", "numerator": "p0", "denominator": "p1"}]
+        named = [field["name"] for field in described["context"] if field["kind"] == "categorical"]
+        if named and chance(choices, 70):
+            described["dimensions"] = named
+        stopping = described["stopping"]
+        if chance(choices, 50):
+            stopping["expected_samples"] = choices.one_of([50, 51, 1_000, 10**12])
+        if described["policy"]["kind"] == "fixed_split" and chance(choices, 50):
+            stopping |= {"mode": "horizon", "looks": choices.one_of([1, 2, 5, 50])}
+            stopping["expected_samples"] = choices.one_of([50, 51, 100])
+        if chance(choices, 30):
+            rules = ["winner", {"precision": 0.1}, {"futility": 0.1}, {"best_arm": 0.05}]
+            stopping["rule"] = choices.one_of(rules)
 
     def _metric(self, name: str) -> dict[str, Any]:
         choices = self._choices
@@ -371,6 +426,23 @@ class History:
                 )
         return self.live.features.vector(context)
 
+    def logged(self, x: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """What the log has of a decision for features x: random covariates stand behind them."""
+        names = self.live.experiment.covariates
+        if not names:
+            return x
+        covariates = np.array([self._choices.one_of(COVARIATES) for _ in names], np.float32)
+        return covariates if x is None else np.concatenate([x, covariates])
+
+    def _rewarded_metric(self) -> int:
+        """Index of a metric that has rewards, the objective most often."""
+        metrics = self.live.experiment.metrics
+        if chance(self._choices, 80):
+            return metrics.index(self.live.experiment.objective)
+        if not self._analysed:
+            return self._choices.integer(0, len(metrics) - 1)
+        return self._choices.one_of([i for i, metric in enumerate(metrics) if not metric.is_ratio])
+
     def mask(self) -> NDArray[np.bool_]:
         """Random eligible arms: at least one of the active ones."""
         active = self.live.active
@@ -384,7 +456,7 @@ class History:
             # Its flush was lost.
             self._counters[worker] += choices.one_of([1, 3, 2**16])
         first = self._counters[worker]
-        sticky = live.experiment.unit == "user"
+        sticky = live.experiment.unit == "user" or live.experiment.interleaves
         time_ms = max(self._time_ms - choices.one_of([0, 0, 1, 100, 10_000]), 1)
         arms, ages, units, held, vectors, runs, xs = [], [], [], [], [], [], []
         age = 0
@@ -405,8 +477,9 @@ class History:
                 held.append(flag)
                 if sticky:
                     units.append(unit)
-                if x is not None:
-                    xs.append(x.tobytes())
+                logged = self.logged(x)
+                packed = b"" if logged is None else logged.tobytes()
+                xs.append(packed)
                 self._decisions.append(
                     (
                         worker,
@@ -416,7 +489,7 @@ class History:
                         float(vector[arm]),
                         unit,
                         flag,
-                        b"" if x is None else x.tobytes(),
+                        packed,
                     )
                 )
         self._counters[worker] += len(arms)
@@ -440,14 +513,15 @@ class History:
         arm = choices.one_of(np.flatnonzero(vector > 0.0).tolist())
         worker = choices.one_of(WORKERS)
         number, self._counters[worker] = self._counters[worker], self._counters[worker] + 1
-        unit = choices.integer(1, 6) if live.experiment.unit == "user" else 0
-        packed = b"" if x is None else x.tobytes()
+        sticky = live.experiment.unit == "user" or live.experiment.interleaves
+        unit = choices.integer(1, 6) if sticky else 0
+        logged = self.logged(x)
+        packed = b"" if logged is None else logged.tobytes()
         return worker, number, self._time_ms, arm, float(vector[arm]), unit, 0, packed
 
     def _rewarded(self) -> Entry:
         choices, live = self._choices, self.live
         metrics = live.experiment.metrics
-        objective = metrics.index(live.experiment.objective)
         n = choices.one_of([1, 1, 1, 1, 2, 2, 5, 40, 150])
         rows = np.zeros(n, REWARD)
         xs = []
@@ -461,7 +535,7 @@ class History:
                 if self._decisions and chance(choices, 90)
                 else self._orphan(orphans_x, orphans_vector)
             )
-            metric = objective if chance(choices, 80) else choices.integer(0, len(metrics) - 1)
+            metric = self._rewarded_metric()
             if (*decision[:2], metric) in self._given:
                 decision = self._orphan(orphans_x, orphans_vector)
             values = self._values(metrics[metric])
@@ -471,22 +545,21 @@ class History:
             worker, number, time_ms, arm, propensity, unit, flags, x = decision
             rows[i] = (worker, number, time_ms, value, propensity, unit, 1, arm, metric, flags)
             xs.append(x)
-        if live.features is None:
+        if live.n_logged == 0:
             return self._entry(REWARDED, rows.tobytes())
-        x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_features)
+        x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_logged)
         return self._entry(REWARDED, pack_rewards(rows, x))
 
     def _revised(self) -> Entry:
         choices, live = self._choices, self.live
         metrics = live.experiment.metrics
-        objective = metrics.index(live.experiment.objective)
         n = choices.one_of([1, 1, 2, 5, 40])
         rows = np.zeros(n, REVISION)
         xs = []
         orphans_x = self.x()
         orphans_vector = live.shares(self.mask(), self._time_ms, orphans_x)
         for i in range(n):
-            metric = objective if chance(choices, 80) else choices.integer(0, len(metrics) - 1)
+            metric = self._rewarded_metric()
             known = [key for key in self._given if key[2] == metric]
             if known and chance(choices, 70):
                 decision, former, since_ms = self._given[choices.one_of(known)]
@@ -507,9 +580,9 @@ class History:
                 *(former, since_ms),
             )
             xs.append(x)
-        if live.features is None:
+        if live.n_logged == 0:
             return self._entry(REVISED, rows.tobytes())
-        x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_features)
+        x = np.frombuffer(b"".join(xs), "<f4").reshape(n, live.n_logged)
         return self._entry(REVISED, pack_rewards(rows, x))
 
     def _changed(self) -> Changed | None:
@@ -517,14 +590,17 @@ class History:
         experiment = record.experiment
         names = experiment.arm_names
         objective = msgspec.to_builtins(experiment.objective)
-        what = choices.one_of(["policy", "policy", "arm", "pause", "resume", "remove", "ramp"])
+        changes = ["policy", "policy", "arm", "pause", "resume", "remove", "ramp"]
+        what = choices.one_of([*changes, "metric", "metric"] if self._analysed else changes)
         try:
             match what:
                 case "policy":
                     policy = self._policy(len(names), objective, bool(experiment.context))
                     settings = msgspec.convert(policy, PolicySpec)
                     record = msgspec.structs.replace(record, experiment=with_policy(experiment, settings))
-                case "arm" if len(names) < 9:
+                case "metric" if len(experiment.metrics) < 9:
+                    record = self._with_metric(record)
+                case "arm" if len(names) < 9 and not experiment.stopping.horizon:
                     like = msgspec.structs.replace(experiment.arms[0], name=f"a{len(names)}")
                     record = msgspec.structs.replace(record, experiment=with_arm(experiment, like))
                 case _:
@@ -534,6 +610,21 @@ class History:
             return None
         record = msgspec.structs.replace(record, revision=record.revision + 1)
         return Changed(record, Change(what, "test", "why", names[0]))
+
+    def _with_metric(self, record: Record) -> Record:
+        experiment = record.experiment
+        if experiment.stopping.horizon or experiment.interleaves:
+            return record
+        name = f"n{len(experiment.metrics)}"
+        metric = self._metric(name)
+        if chance(self._choices, 30):
+            metric["quantile"] = 0.5
+        experiment = with_metric(experiment, msgspec.convert(metric, Metric))
+        former = () if record.joined is UNSET else record.joined
+        since_ms = self._time_ms + self._choices.one_of([0, 0, -5])
+        return msgspec.structs.replace(
+            record, experiment=experiment, joined=(*former, Joined(name, max(since_ms, 1)))
+        )
 
     def _with_standing(self, what: str, record: Record) -> Record:
         choices = self._choices
