@@ -78,12 +78,16 @@ def _filled(content: Raw, definitions: Definitions, within: str) -> _FilledMetri
     if definition is None:
         return _FilledMetric(content, [FieldError(f"{within}kind", _unknown(name, definitions))], False)
     beside = [field for field in DEFINED if field in fields]
-    detail = f"leave it out, as {name} is what the catalogue says; or give a kind, too, for a metric of your own"
+    detail = (
+        f"leave it out, as {name} is what the catalogue says; or give a kind, too, for a metric of your own"
+    )
     errors = [FieldError(f"{within}{field}", detail) for field in beside]
     own = {field: value for field, value in fields.items() if field not in beside}
     values = {field: getattr(definition, field) for field in DEFINED}
     defined = {
-        field: Raw(_encode(value)) for field, value in values.items() if value is not None and value is not UNSET
+        field: Raw(_encode(value))
+        for field, value in values.items()
+        if value is not None and value is not UNSET
     }
     return _FilledMetric(Raw(_encode({**own, **defined})), errors, True)
 

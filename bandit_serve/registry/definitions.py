@@ -40,7 +40,9 @@ def applied(catalogue: Mapping[str, Defined], event: MetricDefined, revision: in
     if event.definition is not None:
         return {**others, event.metric: Defined(event.definition, revision, at_ms, event.who)}
     if event.metric not in catalogue:
-        raise UnreadableEntry(f"The log holds the removal of a metric that was not defined: {event.metric!r}.")
+        raise UnreadableEntry(
+            f"The log holds the removal of a metric that was not defined: {event.metric!r}."
+        )
     return others
 
 
@@ -62,7 +64,9 @@ def definition_in(catalogue: Mapping[str, Defined], name: str) -> Defined:
 def definition_change(
     catalogue: Mapping[str, Defined], name: str, definition: MetricDefinition, who: str
 ) -> MetricDefined | None:
-    """Event that gives a metric this definition; None if it has that already. Raises `Conflict` where there is no room.
+    """Event that gives a metric this definition; None if it has that already.
+
+    Raises `Conflict` where there is no room.
     """
     known = catalogue.get(name)
     if known is None and len(catalogue) >= MAX_DEFINITIONS:

@@ -101,7 +101,10 @@ class Body(Generic[T]):
         every: FindMistakes | None = None,
         fill: Fill | None = None,
     ) -> T:
-        """Decodes a body; `every` and `fill` as in `read`. Raises `InvalidInput` that names the field, or `UnsupportedMedia`."""
+        """Decodes a body; `every` and `fill` as in `read`.
+
+        Raises `InvalidInput` that names the field, or `UnsupportedMedia`.
+        """
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
         media = content_type if content_type == JSON else essence(content_type)
         if not body and self.optional and media not in SENT_BY_ANY_PAGE:
