@@ -80,7 +80,9 @@ def checked(name: str, definition: MetricDefinition) -> MetricDefinition:
         told = {each.at for each in errors}
         errors += [each for each in found if each.at not in told]
     if errors:
-        raise InvalidInput(f"The metric is not valid: {errors[0].detail}.", errors)
+        first = errors[0]
+        where = f"{first.at}: {first.detail}" if first.at else first.detail
+        raise InvalidInput(f"The metric {name!r} is not valid: {where}.", errors)
     logged = MetricDefinition.of(experiment.metrics[1])
     return msgspec.structs.replace(logged, description=definition.description, owner=definition.owner)
 
