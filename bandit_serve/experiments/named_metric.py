@@ -52,8 +52,12 @@ def filled_experiment(body: bytes, definitions: Definitions) -> Filled:
         return Filled(body)
     if len(metrics) > MAX_METRICS:
         return Filled(body)
-    filled = [_filled(metric, definitions, f"metrics[{i}].") for i, metric in enumerate(metrics)]
-    errors = [error for each in filled for error in each.errors]
+    filled: list[_FilledMetric] = []
+    errors: list[FieldError] = []
+    for i, metric in enumerate(metrics):
+        # A guess takes milliseconds, so that only the first mistake may have one.
+        filled.append(_filled(metric, definitions, f"metrics[{i}].", guess=not errors))
+        errors += filled[-1].errors
     if not any(each.changed for each in filled):
         return Filled(body, errors)
     document["metrics"] = Raw(_encode([each.content for each in filled]))
@@ -62,11 +66,11 @@ def filled_experiment(body: bytes, definitions: Definitions) -> Filled:
 
 def filled_metric(body: bytes, definitions: Definitions) -> Filled:
     """Metric in JSON, with its definition if it is only named."""
-    filled = _filled(Raw(body), definitions, "")
+    filled = _filled(Raw(body), definitions, "", guess=True)
     return Filled(bytes(filled.content) if filled.changed else body, filled.errors)
 
 
-def _filled(content: Raw, definitions: Definitions, within: str) -> _FilledMetric:
+def _filled(content: Raw, definitions: Definitions, within: str, guess: bool) -> _FilledMetric:
     try:
         fields = _fields(content)
         if "kind" in fields:
@@ -76,7 +80,8 @@ def _filled(content: Raw, definitions: Definitions, within: str) -> _FilledMetri
         return _FilledMetric(content, [], False)
     definition = definitions.get(name)
     if definition is None:
-        return _FilledMetric(content, [FieldError(f"{within}kind", _unknown(name, definitions))], False)
+        detail = _unknown(name, definitions if guess else {})
+        return _FilledMetric(content, [FieldError(f"{within}kind", detail)], False)
     beside = [field for field in DEFINED if field in fields]
     detail = (
         f"leave it out, as {name} is what the catalogue says; or give a kind, too, for a metric of your own"

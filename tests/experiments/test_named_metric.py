@@ -150,7 +150,9 @@ def test_a_metric_alone() -> None:
         assert refused.value.errors[0].at == at
 
 
-def test_a_guess_costs_no_more_where_many_metrics_are_defined() -> None:
+def test_a_guess_is_made_once_and_only_among_few() -> None:
+    errors = errors_of(document({"name": "payd"}, {"name": "star"}))
+    assert ["did you mean" in detail for detail in errors.values()] == [True, False]
     many = {f"metric-{i}": MetricDefinition("binary") for i in range(1_000)}
     errors = errors_of(document({"name": "metric-x"}), many)
     assert "did you mean" not in errors["metrics[0].kind"]
