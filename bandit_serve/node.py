@@ -10,6 +10,7 @@ from functools import cached_property
 from bandit_serve.base.troubles import Troubles
 from bandit_serve.changes.automatic import AutomaticChanges
 from bandit_serve.changes.changes import Changes
+from bandit_serve.changes.definitions import DefinitionChanges
 from bandit_serve.changes.experiments import ExperimentChanges
 from bandit_serve.changes.models import ModelChanges
 from bandit_serve.folds.replica import Replica
@@ -69,6 +70,10 @@ class Node:
     @cached_property
     def experiment_changes(self) -> ExperimentChanges:
         return ExperimentChanges(self.store, self.replica, self.tail, self.changes, self.models)
+
+    @cached_property
+    def definition_changes(self) -> DefinitionChanges:
+        return DefinitionChanges(self.replica, self.tail, self.changes)
 
     @cached_property
     def automatic_changes(self) -> AutomaticChanges:

@@ -52,26 +52,34 @@ def convert_or_explain(
     within: str = "",
     max_mistakes: int | None = None,
     find_mistakes: FindMistakes | None = None,
+    others: Sequence[FieldError] = (),
 ) -> T:
     """Converts a document that msgspec has refused: whole numbers may be written like 3.0.
 
     Raises `InvalidInput` with every mistake that `find_mistakes` finds, by default those of the types. It names only
     the first where `max_mistakes` is 1, or where MessagePack has brought values that JSON has no type for: bytes,
     times, keys that are not text.
+
+    others: mistakes that are known already, for which it is refused in any case. They stand in for what is found in
+    their places.
     """
     document = with_whole_numbers(document, kind)
     try:
         content = msgspec.json.encode(document)
         if msgspec.json.decode(content) != document:
             raise invalid(error, within)
-        return msgspec.json.decode(content, type=kind)
+        converted = msgspec.json.decode(content, type=kind)
+        if not others:
+            return converted
     except msgspec.ValidationError as still:
         error = still
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise invalid(error, within) from None
     if find_mistakes is None:
         find_mistakes = partial(mistakes, kind=kind, say=field_error, at=within)
-    all_mistakes = [] if max_mistakes == 1 else find_mistakes(document)
+    told = {mistake.at for mistake in others}
+    found = [] if max_mistakes == 1 else find_mistakes(document)
+    all_mistakes = [*others, *(mistake for mistake in found if mistake.at not in told)]
     if not all_mistakes:
         raise invalid(error, within)
     first_at = field_error(error, within).at

@@ -14,9 +14,11 @@ from bandit_serve.log import events
 from bandit_serve.log.events import Changed
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.repairs import deletion
+from bandit_serve.registry.definitions import MetricDefined
 from bandit_serve.registry.layers import LayerChanged
 from bandit_serve.registry.registry import (
     ANNOUNCED,
+    DEFINED,
     LAYER,
     MODEL,
     REPAIRED,
@@ -30,7 +32,7 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 MAX_ATTEMPTS = 16
-E = TypeVar("E", ModelChanged, LayerChanged)
+E = TypeVar("E", ModelChanged, LayerChanged, MetricDefined)
 
 
 class Changes:
@@ -99,6 +101,12 @@ class Changes:
     async def change_layer(self, decide: Callable[[Registry], LayerChanged | None]) -> LayerChanged | None:
         """As `change_models`, for the slots of a layer."""
         return await self._change_registry(LAYER, decide)
+
+    async def change_catalogue(
+        self, decide: Callable[[Registry], MetricDefined | None]
+    ) -> MetricDefined | None:
+        """As `change_models`, for the catalogue of metrics."""
+        return await self._change_registry(DEFINED, decide)
 
     async def _change_registry(self, kind: bytes, decide: Callable[[Registry], E | None]) -> E | None:
         for _ in range(MAX_ATTEMPTS):

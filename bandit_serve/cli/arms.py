@@ -8,12 +8,13 @@ import msgspec
 import typer
 
 from bandit_serve.api.views import experiment_view
-from bandit_serve.base.validation import invalid
+from bandit_serve.base.validation import as_invalid_input, invalid
 from bandit_serve.cli.access import actor
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
 from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.named_metric import filled_metric
 from bandit_serve.experiments.spec import Arm, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
@@ -96,13 +97,21 @@ async def add_metric(
     node: Node,
     experiment: Experiment,
     metric: Annotated[
-        str, typer.Argument(help='The metric as JSON, such as \'{"name": "revenue", "kind": "continuous"}\'.')
+        str,
+        typer.Argument(
+            help='The metric as JSON, such as \'{"name": "revenue", "kind": "continuous"}\'; without a kind it is the '
+            "catalogue's."
+        ),
     ],
     reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
     """Adds a metric; decisions from then on are analysed on it."""
-    added = _converted(_json(metric), Metric)
+    content = msgspec.json.encode(_json(metric))
+    filled = filled_metric(content, node.definition_changes.definitions())
+    if filled.errors:
+        raise as_invalid_input(filled.errors)
+    added = _converted(msgspec.json.decode(filled.body), Metric)
     live = await node.experiment_changes.add_metric(experiment, added, actor(), reason=reason)
     if as_json:
         print_json(experiment_view(live.record))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import yaml
 
-from bandit_serve.errors import InvalidInput, UsageError
+from bandit_serve.errors import FieldError, InvalidInput, UsageError
 
 STDIN = Path("-")
 
@@ -98,6 +100,68 @@ def read_documents(path: Path) -> list[Any]:
         return language.read(_text(path, content))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidInput(f"The file {path} is not {language.name}: {_one_line(error)}.") from None
+
+
+def read_listed(path: Path, under: str) -> list[tuple[str, Any]]:
+    """Reads what a file lists, each with its place in it: documents, lists of them, or lists under the key `under`."""
+    contents = read_documents(path)
+    if len(contents) == 1:
+        return _listed(path, contents[0], under)
+    listed = []
+    for i, content in enumerate(contents, 1):
+        listed += [(joined(f"document {i}", at), document) for at, document in _listed(path, content, under)]
+    return listed
+
+
+def _listed(path: Path, content: Any, under: str) -> list[tuple[str, Any]]:
+    if isinstance(content, dict) and under in content:
+        other = [name for name in content if name != under]
+        if other:
+            raise InvalidInput(f"The file {path} has {other[0]!r} beside {under}: expected nothing else.")
+        documents = content[under]
+        if not isinstance(documents, list):
+            raise InvalidInput(f"{under}: expected a list, in {path}.")
+        return [(f"{under}[{i}]", document) for i, document in enumerate(documents)]
+    if isinstance(content, list):
+        return [(f"[{i}]", document) for i, document in enumerate(content)]
+    return [("", content)]
+
+
+def joined(outer: str, inner: str) -> str:
+    """Place of what is inside of another place."""
+    return f"{outer}.{inner}" if outer and inner else outer or inner
+
+
+def within(at: str, error: InvalidInput) -> list[FieldError]:
+    """Mistakes of a document that stands at the place `at`."""
+    if not error.errors:
+        return [FieldError(at, str(error).rstrip("."))]
+    return [FieldError(joined(at, each.at), each.detail) for each in error.errors]
+
+
+def as_json(document: Any) -> bytes:
+    """JSON of a document, as it would come over HTTP: TOML and YAML have kinds of values that JSON does not.
+
+    Raises `InvalidInput` for numbers that are not finite, and for what JSON can not say.
+    """
+    errors = [FieldError(path, "expected a finite number") for path in _not_finite(document, "")]
+    if errors:
+        raise InvalidInput("The file has numbers that are not finite.", errors)
+    try:
+        return msgspec.json.encode(document)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(f"{error}.") from None
+
+
+def _not_finite(value: Any, at: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _not_finite(each, f"{at}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            yield from _not_finite(each, f"{at}[{i}]")
 
 
 def _read_any(text: str) -> list[Any]:

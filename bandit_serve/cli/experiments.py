@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,9 @@ from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, pla
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results import explain, results
 from bandit_serve.errors import BanditServeError
+from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.layer import N_SLOTS
+from bandit_serve.experiments.named_metric import Definitions
 from bandit_serve.experiments.spec import Experiment as Described
 from bandit_serve.experiments.spec import Status
 from bandit_serve.experiments.stopping import Stopping, StoppingRule
@@ -81,7 +84,7 @@ async def apply(node: Node, files: Files, dry_run: DryRun = False, as_json: AsJs
     not have any more are removed. Nothing is applied unless all of it can be: what is fixed once an experiment is
     started is compared first.
     """
-    experiments = read_experiments(*files)
+    experiments = read_experiments(*files, definitions_of=partial(_definitions_of, node))
     for experiment in experiments:
         await node.tail.refresh(experiment.id)
     planned = plan(named(files), experiments, node.replica.experiments, node.replica.registry)
@@ -106,6 +109,19 @@ async def apply(node: Node, files: Files, dry_run: DryRun = False, as_json: AsJs
             [(each.id, each.result, each.status, str(each.revision)) for each in applied],
             numbers=("Revision",),
         )
+
+
+def _definitions_of(node: Node, experiment: str) -> Definitions:
+    """Definitions of metrics that an experiment may name: the catalogue's, and those that it has since it was started.
+
+    So a file that names metrics says of a started experiment what that is, whatever the catalogue says since.
+    """
+    live = node.replica.experiments.get(experiment)
+    own = () if live is None or live.record.status == "draft" else live.experiment.metrics
+    return {
+        **node.definition_changes.definitions(),
+        **{metric.name: MetricDefinition.of(metric) for metric in own},
+    }
 
 
 def _print_plan(node: Node, planned: list[Planned], as_json: bool) -> None:

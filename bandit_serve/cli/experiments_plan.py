@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from bandit_serve.changes.experiments import require_version, require_versions, servable
-from bandit_serve.cli.experiments_file import refuse, within
+from bandit_serve.cli.described import within
+from bandit_serve.cli.experiments_file import refuse
 from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiments.checks import with_arm, with_policy
 from bandit_serve.experiments.spec import Arm, Experiment

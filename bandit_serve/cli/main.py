@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "demo.demo",
     "models": "models.app",
     "experiments": "experiments.app",
+    "metrics": "metrics.app",
     "rewards": "rewards.app",
     "replay": "replay.replay_all",
     "doctor": "doctor.doctor",

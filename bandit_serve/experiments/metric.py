@@ -19,6 +19,11 @@ else:
 
 
 OnHarm = Literal["report", "pause_arm", "stop"]
+Role = Literal["objective", "secondary", "guardrail"]
+Source = Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})]
+DeclaredOnHarm = Annotated[OnHarm, Meta(extra_json_schema={"default": "report"})]
+Cap = Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)]
+Quantile = Annotated[float, Meta(gt=0.0, lt=1.0)]
 MAX_RELATIVE_MARGIN = 1_000.0
 
 
@@ -51,17 +56,14 @@ class Metric(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     name: Name
     kind: KindOfMetric
     goal: Goal = "maximize"
-    role: Literal["objective", "secondary", "guardrail"] | None = None
+    role: Role | None = None
     low: float | None = None
     high: float | None = None
-    source: (
-        Annotated[Literal["client", "served"], Meta(extra_json_schema={"default": "client"})] | UnsetType
-    ) = UNSET
+    source: Source | UnsetType = UNSET
     margin: Margin | UnsetType = UNSET
-    on_harm: Annotated[OnHarm, Meta(extra_json_schema={"default": "report"})] | UnsetType = UNSET
-    cap: Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)] | UnsetType = UNSET
-    quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
-
+    on_harm: DeclaredOnHarm | UnsetType = UNSET
+    cap: Cap | UnsetType = UNSET
+    quantile: Quantile | UnsetType = UNSET
     covariate: Name | UnsetType = UNSET
     numerator: Name | UnsetType = UNSET
     denominator: Name | UnsetType = UNSET

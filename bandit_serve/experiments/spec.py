@@ -39,6 +39,7 @@ Feature = Annotated[float, Meta(ge=-MAX_FEATURE, le=MAX_FEATURE)]
 
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Owner = Annotated[str, Meta(max_length=MAX_OWNER_CHARS)]
 Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
 
 
@@ -96,7 +97,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     context: Annotated[tuple[ContextField, ...], Meta(max_length=MAX_FIELDS)] = ()
     stopping: Stopping = Stopping()
     description: Text | UnsetType = UNSET
-    owner: Annotated[str, Meta(max_length=MAX_OWNER_CHARS)] | UnsetType = UNSET
+    owner: Owner | UnsetType = UNSET
     tags: Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] | UnsetType = UNSET
     hypothesis: Text | UnsetType = UNSET
     audience: AudienceRule | UnsetType = UNSET

@@ -6,6 +6,7 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
     e  ExperimentAnnounced   an experiment's log exists from now on
     m  ModelChanged          versions as they are from now on, and which one is in production
     l  LayerChanged          an experiment's slots of a layer from now on
+    d  MetricDefined         the definition of a metric in the catalogue from now on
     f  Repaired              an experiment that was set aside is to be folded anew, or is given up; or one is deleted
 """
 
@@ -24,7 +25,9 @@ from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
 from bandit_serve.log.snapshot import Codec, reading
 from bandit_serve.models.onnx.signature import Signature
-from bandit_serve.registry.layers import LayerChanged, Layers, applied, require_sound, without_owner
+from bandit_serve.registry import definitions, layers
+from bandit_serve.registry.definitions import Catalogue, MetricDefined
+from bandit_serve.registry.layers import LayerChanged, Layers
 from bandit_serve.upstreams.upstream import Upstream
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
@@ -40,8 +43,8 @@ MOVES: Mapping[VersionStatus, tuple[VersionStatus, ...]] = {
 SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retired")
 MAX_HISTORY = 10_000
 REMOTE = "remote"
-ANNOUNCED, MODEL, LAYER, REPAIRED = b"e", b"m", b"l", b"f"
-REVISIONS = frozenset({MODEL, LAYER})
+ANNOUNCED, MODEL, LAYER, DEFINED, REPAIRED = b"e", b"m", b"l", b"d", b"f"
+REVISIONS = frozenset({MODEL, LAYER, DEFINED})
 """Kinds of events that are compared with the registry's revision, and counted in it."""
 
 
@@ -106,7 +109,7 @@ class RegisteredModel(Struct, forbid_unknown_fields=True):
     history: list[ModelHistoryEntry] = []
 
 
-RegistryEvent = ExperimentAnnounced | ModelChanged | LayerChanged | Repaired
+RegistryEvent = ExperimentAnnounced | ModelChanged | LayerChanged | MetricDefined | Repaired
 
 
 class RegistryState(Struct, forbid_unknown_fields=True):
@@ -116,16 +119,17 @@ class RegistryState(Struct, forbid_unknown_fields=True):
     done: list[str]
     repairs: Repairs = msgspec.field(default_factory=Repairs)
     layers: Layers | UnsetType = UNSET
+    metrics: Catalogue | UnsetType = UNSET
 
 
 _CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
-    """Models of a namespace, and layers of experiments.
+    """Models of a namespace, layers of experiments, and the catalogue of metrics.
 
-    `experiments` are the owners of logs that were announced and not deleted. `layers` is another object after each
-    change of it.
+    `experiments` are the owners of logs that were announced and not deleted. `layers` and `metrics` are each another
+    object after each change.
     """
 
     def __init__(self) -> None:
@@ -135,6 +139,7 @@ class Registry:
         self.models: dict[str, RegisteredModel] = {}
         self.repairs = Repairs()
         self.layers: Layers = {}
+        self.metrics: Catalogue = {}
         self._done: dict[str, None] = {}
 
     def apply(self, offset: Offset, event: RegistryEvent) -> None:
@@ -146,12 +151,15 @@ class Registry:
                 self._changed(offset, event)
             case LayerChanged():
                 self.revision += 1
-                self.layers = applied(self.layers, event, offset.time_ms)
+                self.layers = layers.applied(self.layers, event, offset.time_ms)
+            case MetricDefined():
+                self.revision += 1
+                self.metrics = definitions.applied(self.metrics, event, self.revision, offset.time_ms)
             case Repaired():
                 self.repairs.apply(offset, event)
                 if event.way == "stop":
                     # Nobody is drawn for it any more.
-                    self.layers = without_owner(self.layers, event.experiment)
+                    self.layers = layers.without_owner(self.layers, event.experiment)
                 if self.repairs.is_deleted(event.experiment):
                     self.experiments.pop(event.experiment, None)
         self.offset = offset
@@ -351,6 +359,7 @@ class Registry:
                 list(self._done),
                 self.repairs,
                 self.layers or UNSET,
+                self.metrics or UNSET,
             )
         )
 
@@ -363,8 +372,12 @@ class Registry:
         registry.repairs = fields.repairs
         if fields.layers is not UNSET:
             with reading("the registry"):
-                require_sound(fields.layers)
+                layers.require_sound(fields.layers)
             registry.layers = fields.layers
+        if fields.metrics is not UNSET:
+            with reading("the registry"):
+                definitions.require_sound(fields.metrics, fields.revision)
+            registry.metrics = fields.metrics
         # Builds that know of no deletion keep them.
         living = (owner for owner in fields.experiments if not registry.repairs.is_deleted(owner))
         registry.experiments = dict.fromkeys(living)
@@ -386,6 +399,7 @@ def _with(version: Version, status: VersionStatus, now_ms: int, reason: str | No
 _announced = msgspec.msgpack.Decoder(ExperimentAnnounced).decode
 _model = msgspec.msgpack.Decoder(ModelChanged).decode
 _layer = msgspec.msgpack.Decoder(LayerChanged).decode
+_defined = msgspec.msgpack.Decoder(MetricDefined).decode
 _repaired = msgspec.msgpack.Decoder(Repaired).decode
 
 
@@ -396,6 +410,8 @@ def decode_registry_event(kind: bytes, data: bytes) -> RegistryEvent:
         return _model(data)
     if kind == LAYER:
         return _layer(data)
+    if kind == DEFINED:
+        return _defined(data)
     if kind == REPAIRED:
         return _repaired(data)
     raise ValueError(f"the common log holds an event of a kind that this build does not know: {kind!r}")

@@ -18,6 +18,7 @@ from bandit_serve.api.decisions import (
     Scored,
     ScoreRequest,
 )
+from bandit_serve.api.definitions import DefinitionList, DefinitionUses, DefinitionView
 from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
 from bandit_serve.api.inference import (
     IndexEntry,
@@ -45,6 +46,7 @@ from bandit_serve.api.views import (
 from bandit_serve.base.mistakes import MAX_MISTAKES, expected_one_of
 from bandit_serve.base.names import Name
 from bandit_serve.errors import FieldError, InvalidInput, NotBegun, StateFault, TooLarge
+from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.registry.agreement import AgreementReport
@@ -65,6 +67,7 @@ from bandit_serve.server.handlers.covariates import (
     CovariatesView,
 )
 from bandit_serve.server.handlers.decisions import DecisionHandlers
+from bandit_serve.server.handlers.definitions import DefinitionHandlers
 from bandit_serve.server.handlers.experiments import (
     ArmRequest,
     ExperimentHandlers,
@@ -111,6 +114,8 @@ POLICY_BYTES = 2**20
 # A payload of 64 KiB, however it is laid out, and features.
 ARM_BYTES = 256 * 1024
 PATCH_BYTES = 256 * 1024
+# A description of 4,000 characters, of which each may be written as twelve.
+DEFINITION_BYTES = 64 * 1024
 # After these the rest of the body may still come, or never: no other request can follow it.
 BODY_ABANDONED = frozenset({408, 413})
 
@@ -598,6 +603,46 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        "/v1/metrics",
+        "definitions.list_all",
+        "The catalogue of metrics, or a page of it.",
+        answers=DefinitionList,
+        query=PAGE,
+        refuses=(413,),
+        operation="listDefinitions",
+    ),
+    Route(
+        "GET",
+        "/v1/metrics/{metric}",
+        "definitions.show",
+        "What a metric is, and which experiments have one of its name.",
+        answers=DefinitionUses,
+        etag=True,
+        operation="getDefinition",
+    ),
+    Route(
+        "PUT",
+        "/v1/metrics/{metric}",
+        "definitions.define",
+        "Defines a metric in the catalogue; experiments that have it stay as they are.",
+        MetricDefinition,
+        DefinitionView,
+        refuses=(409, 412),
+        makes=True,
+        max_body=DEFINITION_BYTES,
+        operation="defineMetric",
+    ),
+    Route(
+        "DELETE",
+        "/v1/metrics/{metric}",
+        "definitions.remove",
+        "Takes a metric out of the catalogue; experiments that have it stay as they are.",
+        status=204,
+        refuses=(404, 409, 412),
+        operation="removeDefinition",
+    ),
+    Route(
+        "GET",
         "/v1/models",
         "models.list_all",
         "All models, or a page of them.",
@@ -751,6 +796,7 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
         "flags": FlagHandlers(service),
         "inference": InferenceHandlers(service),
         "experiments": ExperimentHandlers(service),
+        "definitions": DefinitionHandlers(service),
         "covariates": CovariateHandlers(service),
         "models": ModelHandlers(service),
         "plans": PlanHandlers(service),

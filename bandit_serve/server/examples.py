@@ -16,6 +16,7 @@ from bandit_serve.api.decisions import (
     Scored,
     ScoreRequest,
 )
+from bandit_serve.api.definitions import DefinitionList, DefinitionUses, DefinitionView
 from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
 from bandit_serve.api.inference import (
     IndexEntry,
@@ -25,6 +26,7 @@ from bandit_serve.api.inference import (
     ModelMetadata,
 )
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
+from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results.plan_request import PlanRequest
@@ -66,6 +68,23 @@ FLAG = {
     "variant": "challenger",
     "reason": "SPLIT",
     "metadata": {"experiment": "ranker-v2", "propensity": 0.74, "decision_id": TOKEN},
+}
+REVENUE = {
+    "kind": "continuous",
+    "cap": 500.0,
+    "covariate": "spent_before",
+    "description": "Euros paid within a day, without shipping.",
+    "owner": "finance@shop.example",
+}
+DEFINED = {
+    **REVENUE,
+    "goal": "maximize",
+    "low": None,
+    "high": None,
+    "name": "revenue",
+    "revision": 7,
+    "updated_at": "2026-01-31T12:00:00.000Z",
+    "updated_by": "http:127.0.0.1",
 }
 EFFECT = {"absolute": 0.005, "relative": 0.05}
 FEATURES = {"income": 52000.0, "age": 41, "country": "de"}
@@ -267,6 +286,30 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "layer": {"name": "checkout", "share": 0.5},
             "keep_assigned": True,
         },
+        "catalogue": {
+            "id": "one-page",
+            "arms": [{"name": "control"}, {"name": "one_page"}],
+            "unit": "user",
+            "metrics": [
+                {"name": "paid"},
+                {"name": "revenue"},
+                {"name": "errors", "role": "guardrail", "margin": {"relative": 0.1}, "on_harm": "stop"},
+            ],
+            "attribution": {"window": "24h", "missing": "zero"},
+        },
+    },
+    MetricDefinition: {
+        "revenue": REVENUE,
+        "stars": {"kind": "bounded", "low": 1, "high": 5},
+        "basket": {"kind": "ratio", "numerator": "revenue", "denominator": "orders"},
+    },
+    DefinitionView: {"revenue": DEFINED},
+    DefinitionList: {"page": {"metrics": [DEFINED], "after": "revenue"}},
+    DefinitionUses: {
+        "revenue": {
+            **DEFINED,
+            "experiments": [{"experiment": "one-page", "status": "running", "is_current": True}],
+        }
     },
     CovariatesRequest: {
         "spent": {"unit": ["user-7", "user-8"], "covariates": {"spent_before": [12.5, None]}},
@@ -278,6 +321,7 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
     },
     MetricRequest: {
         "late": {"name": "revenue", "kind": "continuous", "cap": 500, "reason": "asked for by finance"},
+        "named": {"name": "revenue", "reason": "asked for by finance"},
     },
     ArmRequest: {
         "ramp": {"name": "third", "payload": {"colour": "blue"}, "ramp": {"from": 0.01, "over": "2h"}},

@@ -15,11 +15,12 @@ from bandit_serve.server.route import BatchAnswer, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
+CREATED = 201
 NO_CONTENT = 204
 NOT_MODIFIED = 304
 OF_ANY_REQUEST = (400, 403)
 OF_A_BODY = (400, 408, 413, 415)
-ETAG = {"description": "The experiment's revision, for `If-Match`.", "schema": {"type": "string"}}
+ETAG = {"description": "The revision, for `If-Match`.", "schema": {"type": "string"}}
 IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -41,6 +42,7 @@ TAGS = {
     "flags": "Experiments as flags, by the OpenFeature Remote Evaluation Protocol (OFREP).",
     "inference": "Models and experiments with tensors, by the Open Inference protocol v2.",
     "experiments": "Experiments, made, changed and read.",
+    "definitions": "Catalogue of metrics, which experiments may name.",
     "covariates": "Numbers of units from before an experiment, which make its intervals narrower.",
     "models": "Registry of models and their versions.",
     "operations": "Health, statistics, this description.",
@@ -94,7 +96,8 @@ def statuses(route: Route) -> tuple[int, ...]:
     if route.conditional:
         possible.add(NOT_MODIFIED)
     succeeds = route.answers is not None or route.status == NO_CONTENT
-    return (*((route.status,) if succeeds else ()), *sorted(possible))
+    made = (CREATED,) if route.makes else ()
+    return (*((route.status, *made) if succeeds else ()), *sorted(possible))
 
 
 def _kinds(route: Route) -> list[Any]:
@@ -151,7 +154,8 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
         return {"description": route.summary}
     if status == NOT_MODIFIED:
         return {"description": "Nothing is new.", "headers": {"ETag": VALIDATOR}}
-    if status != route.status or route.answers is None:
+    is_success = status == route.status or (route.makes and status == CREATED)
+    if not is_success or route.answers is None:
         return {"$ref": f"#/components/responses/{dialect_of(route.path).name}{status}"}
     if route.answers is str:
         return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}

@@ -40,7 +40,8 @@ class Route(NamedTuple):
     `hot` route is answered by the lane (`lane.py`) when the whole request has arrived. Its handler is a function of the
     name in the path, the headers and the body. `max_body`, in bytes, is the size of the largest body that `takes`
     allows, where that is less than the setting `max_body`. `plain` is the type of a body in JSON that the route takes
-    beside its `media`; `files` are the content types of files that it takes beside them.
+    beside its `media`; `files` are the content types of files that it takes beside them. A route that `makes` what its
+    path names answers 201 where that was not there.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Route(NamedTuple):
     plain: type | None = None
     files: tuple[str, ...] = ()
     conditional: bool = False
+    makes: bool = False
 
     @property
     def label(self) -> str:

@@ -27,9 +27,11 @@ from bandit_serve.experiments.audience import (
     OPERATORS,
     AudienceRule,
 )
+from bandit_serve.experiments.definition import DEFINED, MetricDefinition
 from bandit_serve.experiments.metric import SERVED, Margin, Metric
+from bandit_serve.experiments.named_metric import NamedMetric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
-from bandit_serve.experiments.spec import Arm, Experiment
+from bandit_serve.experiments.spec import MAX_METRICS, Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
 from bandit_serve.metrics import KINDS, MAX_VALUE, Ratio, names_of
 from bandit_serve.policies import POLICIES
@@ -200,6 +202,10 @@ FORMS: Mapping[type, tuple[Form, ...]] = {
             "DecideColumns", "Columns: `contexts` has as many as `units`.", ("units",), without=("requests",)
         ),
     ),
+    MetricRequest: (
+        Form("OwnMetricRequest", "A metric of the experiment's own.", ("name", "kind")),
+        Form("NamedMetricRequest", "A metric as the catalogue defines it.", ("name",), without=DEFINED),
+    ),
 }
 
 
@@ -255,42 +261,43 @@ SERVED_METRICS = [
     for name, kind in SERVED.items()
 ]
 NOT_CAPPED: Schema = {"not": {"required": ["cap"]}}
-METRIC: Schema = {
-    "dependentSchemas": {
-        "role": {
-            "anyOf": [having(role={"enum": ["objective", "secondary", None]}), {"required": ["margin"]}]
-        },
-        "margin": GUARDRAIL,
-        "on_harm": GUARDRAIL,
-        "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
-        "cap": {
-            "allOf": [
-                having(kind={"not": among(TWO_VALUED)}),
-                {"anyOf": [having(kind={"not": one_of(NOT_NEGATIVE)}), having(cap={"exclusiveMinimum": 0})]},
-            ]
-        },
-        "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), NOT_CAPPED]},
-        "kind": {
-            "allOf": [
-                {
-                    "anyOf": [
-                        {
-                            "required": ["low", "high"],
-                            **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
-                        },
-                        {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
-                    ]
-                },
-                {
-                    "anyOf": [
-                        {"required": ["numerator", "denominator"], **having(kind=RATIO, covariate=NOT_THERE)},
-                        having(kind={"not": RATIO}, numerator=NOT_THERE, denominator=NOT_THERE),
-                    ]
-                },
-            ]
-        },
+PART: Schema = {
+    "role": {"anyOf": [having(role={"enum": ["objective", "secondary", None]}), {"required": ["margin"]}]},
+    "margin": GUARDRAIL,
+    "on_harm": GUARDRAIL,
+}
+QUANTITY: Schema = {
+    "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
+    "cap": {
+        "allOf": [
+            having(kind={"not": among(TWO_VALUED)}),
+            {"anyOf": [having(kind={"not": one_of(NOT_NEGATIVE)}), having(cap={"exclusiveMinimum": 0})]},
+        ]
+    },
+    "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), NOT_CAPPED]},
+    "kind": {
+        "allOf": [
+            {
+                "anyOf": [
+                    {
+                        "required": ["low", "high"],
+                        **having(kind=among(WITH_BOUNDS), low=LARGE, high=LARGE),
+                    },
+                    {"allOf": [having(kind={"not": among(WITH_BOUNDS)}), absent("low", "high")]},
+                ]
+            },
+            {
+                "anyOf": [
+                    {"required": ["numerator", "denominator"], **having(kind=RATIO, covariate=NOT_THERE)},
+                    having(kind={"not": RATIO}, numerator=NOT_THERE, denominator=NOT_THERE),
+                ]
+            },
+        ]
     },
 }
+METRIC: Schema = {"dependentSchemas": {**PART, **QUANTITY}}
+NAMED_METRIC: Schema = {"dependentSchemas": PART}
+DEFINITION: Schema = {"dependentSchemas": QUANTITY}
 FIELD: Schema = {
     "dependentSchemas": {
         "values": having(values={"uniqueItems": True}),
@@ -462,8 +469,19 @@ EXPERIMENT: Schema = {
 # Components that are not called as their types are.
 NAMES: Mapping[type, str] = {PolicySpec: "Policy"}
 
+# Types of parts of bodies that stand in for what the body's own type has there.
+STAND_INS: tuple[type, ...] = (NamedMetric,)
+METRICS: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_METRICS,
+    "items": {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Metric", "NamedMetric")]},
+}
+
 RULES: Mapping[type, Schema] = {
     Metric: METRIC,
+    NamedMetric: NAMED_METRIC,
+    MetricDefinition: DEFINITION,
     Margin: MARGIN,
     MetricRequest: METRIC,
     ContextField: FIELD,
@@ -472,7 +490,7 @@ RULES: Mapping[type, Schema] = {
     Stopping: STOPPING,
     StoppingRule: STOPPING_RULE,
     AudienceRule: AUDIENCE,
-    Experiment: EXPERIMENT,
+    Experiment: {**EXPERIMENT, "properties": {"metrics": METRICS}},
 }
 
 # What no schema can say, by type and in words.
@@ -512,8 +530,14 @@ BEYOND: Mapping[type, str] = {
         "`low` is below `high`, and below `cap`; `numerator` and `denominator` are two other metrics of the "
         "experiment, count, bounded or continuous, that clients send."
     ),
+    NamedMetric: "The catalogue has a metric of this name, and with its definition all that is said of a metric holds.",
+    MetricDefinition: (
+        "`low` is below `high`, and below `cap`; `numerator` and `denominator` are two other metrics. What is `served` "
+        "is `latency_ms` or `error`."
+    ),
     MetricRequest: "`low` is below `high`, and below `cap`; the name is none that the experiment has, and the role "
-    "`secondary` if one is given. It has no `covariate`, and is no ratio.",
+    "`secondary` if one is given. It has no `covariate`, and is no ratio. One without a `kind` is a "
+    "metric of the catalogue.",
     ContextField: "`interactions` names other fields, each pair once.",
     AudienceRule: (
         f"Rules are within each other to a depth of {MAX_DEPTH} at most, {MAX_RULES} in all, with {MAX_LISTED_VALUES} "

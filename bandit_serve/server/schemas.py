@@ -15,7 +15,7 @@ import msgspec
 from bandit_serve.base.names import TEXT_END
 from bandit_serve.server.problems import Problem
 from bandit_serve.server.route import BatchAnswer
-from bandit_serve.server.rules import BEYOND, FORMS, NAMES, RULES, Form
+from bandit_serve.server.rules import BEYOND, FORMS, NAMES, RULES, STAND_INS, Form
 
 Schema = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Schemas:
     def __init__(self, kinds: Iterable[Any]) -> None:
         kinds = list(kinds)
         types = dict.fromkeys(
-            [Problem, *(kind.one if isinstance(kind, BatchAnswer) else kind for kind in kinds)]
+            [Problem, *STAND_INS, *(kind.one if isinstance(kind, BatchAnswer) else kind for kind in kinds)]
         )
         schemas, components = msgspec.json.schema_components(types, ref_template=PLACE + "{name}")
         self.components: dict[str, Schema] = {

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 import msgspec
 from aiohttp import hdrs, web
 
+from bandit_serve.base.filled import Fill
 from bandit_serve.base.mistakes import MAX_MISTAKES
 from bandit_serve.base.turns import Turn
 from bandit_serve.base.validation import FindMistakes, as_invalid_input, convert_or_explain, invalid
@@ -73,17 +74,19 @@ class Body(Generic[T]):
         self._json = _first_fit(msgspec.json.Decoder, kind, usual)
         self._msgpack = _first_fit(msgspec.msgpack.Decoder, kind, usual)
 
-    async def read(self, request: web.Request, every: FindMistakes | None = None) -> T:
+    async def read(
+        self, request: web.Request, every: FindMistakes | None = None, fill: Fill | None = None
+    ) -> T:
         """Reads and decodes a request's body.
 
         Raises `InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge` or `TooSlow`. `every` as
-        `find_mistakes` in `convert_or_explain`.
+        `find_mistakes` in `convert_or_explain`. A body in JSON that is not valid is tried again as `fill` makes it.
         """
         body = await read_bytes(request, self._timeout_s)
         if self.msgpack:
             return self.decode(request.headers, body, every)
         try:
-            content = self.decode(request.headers, body, every)
+            content = self.decode(request.headers, body, every, fill)
         except InvalidInput as error:
             if error.errors:
                 await require_once(body, error.errors)
@@ -91,8 +94,17 @@ class Body(Generic[T]):
         await require_once(body)
         return content
 
-    def decode(self, headers: Mapping[str, str], body: bytes, every: FindMistakes | None = None) -> T:
-        """Decodes a body. Raises `InvalidInput` that names the field, or `UnsupportedMedia`."""
+    def decode(
+        self,
+        headers: Mapping[str, str],
+        body: bytes,
+        every: FindMistakes | None = None,
+        fill: Fill | None = None,
+    ) -> T:
+        """Decodes a body; `every` and `fill` as in `read`.
+
+        Raises `InvalidInput` that names the field, or `UnsupportedMedia`.
+        """
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
         media = content_type if content_type == JSON else essence(content_type)
         if not body and self.optional and media not in SENT_BY_ANY_PAGE:
@@ -105,12 +117,25 @@ class Body(Generic[T]):
             if self.msgpack and media == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
+            if fill is not None and media == JSON:
+                return self._decode_filled(body, fill, error, every)
             return reread_body(body, media, self.kind, error, every=every)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
         given = f"not {content_type[:80]!r}" if content_type else "and there is none"
         raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {given}.")
+
+    def _decode_filled(
+        self, body: bytes, fill: Fill, error: msgspec.ValidationError, every: FindMistakes | None
+    ) -> T:
+        filled = fill(body)
+        if filled.body is not body and not filled.errors:
+            try:
+                return self._json(filled.body)
+            except msgspec.ValidationError as still:
+                error = still
+        return reread_body(filled.body, JSON, self.kind, error, every=every, others=filled.errors)
 
 
 def _first_fit(decoder: Callable[[Any], Any], kind: type[T], usual: Any) -> Callable[[bytes], T]:
@@ -233,16 +258,17 @@ def reread_body(
     within: str = "",
     most: int | None = None,
     every: FindMistakes | None = None,
+    others: Sequence[FieldError] = (),
 ) -> T:
-    """Decodes a refused body again, if it is not large, to collect up to `most` mistakes."""
+    """Decodes a refused body again, if it is not large, to collect up to `most` mistakes beside the `others`."""
     if len(body) > PATIENT_BYTES:
-        raise invalid(error, within)
+        raise as_invalid_input(others) if others else invalid(error, within)
     decode = msgspec.json.decode if media == JSON else msgspec.msgpack.decode
     try:
         document = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(error, within) from None
-    return convert_or_explain(document, kind, error, within, most, every)
+    return convert_or_explain(document, kind, error, within, most, every, others)
 
 
 async def require_once(body: bytes, others: Sequence[FieldError] = (), within: str = "") -> None:

@@ -96,17 +96,21 @@ LEFT_OUT = {
     "expose",
     "checkLive",
     "compareVersions",
+    "defineMetric",
     "getAgreement",
     "getDashboard",
+    "getDefinition",
     "getLoadedBy",
     "getMetrics",
     "getOpenapi",
     "getStats",
     "getResultsHistory",
     "getTimeline",
+    "listDefinitions",
     "loadVersion",
     "plan",
     "putCovariates",
+    "removeDefinition",
 }
 BUTTON = {
     "id": "button",
@@ -356,6 +360,24 @@ def test_requests_and_answers_are_those_of_the_description(
         if not path.startswith(STANDARDS)
     }
     assert operations - traffic.operations - LEFT_OUT == set()
+
+
+def test_what_an_experiment_names_is_what_it_was_when_it_was_started(
+    client: Any, service: ThrowawayService
+) -> None:
+    for kind in ("count", "binary"):
+        assert service.call("PUT", "/v1/metrics/shared", {"kind": kind}).status in (200, 201)
+        if kind == "count":
+            document = {**BUTTON, "id": "naming", "metrics": [{"name": "shared", "role": "objective"}]}
+            assert client.experiments.apply(document).metrics[0].kind == "count"
+            client.experiments.start("naming")
+    standing = client.experiments.get("naming")
+    assert client.experiments.apply(document) == standing
+    for other in ({"name": "shared", "kind": "binary"}, {"name": "shared", "cap": 3.0}, {"name": "another"}):
+        with pytest.raises(FixedOnceCreated):
+            client.experiments.apply({**document, "metrics": [other]})
+    client.experiments.stop("naming")
+    client.experiments.delete("naming")
 
 
 def public(kind: type) -> dict[str, Callable[..., Any]]:

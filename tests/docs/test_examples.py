@@ -73,7 +73,9 @@ PAGES = {
     "docs/audience-and-layers.md": Page(
         True, shows=('"reason":"audience"', "delivery-date has 60 % of the layer checkout-page.")
     ),
-    "docs/metrics.md": Page(True, shows=('"cap":500.0', "cart has the metric items")),
+    "docs/metrics.md": Page(
+        True, shows=('"cap":500.0', "cart has the metric items", "Euros paid within a day", "as defined")
+    ),
     "docs/rewards-by-event.md": Page(
         True, shows=('"verdicts":["accepted"]', '"verdicts":["corrected"]', '"verdicts":["retracted"]')
     ),

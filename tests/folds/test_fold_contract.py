@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scale import scaled
 
 from bandit_serve.errors import BanditServeError, UnreadableEntry
+from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.layer import Layer
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.unit_exposures import UnitExposures
@@ -27,6 +28,7 @@ from bandit_serve.log.fold import Fold, Restore
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.reader import event_of
 from bandit_serve.log.repairs import Repaired, Repairs
+from bandit_serve.registry.definitions import definition_change, removal
 from bandit_serve.registry.layers import allotment
 from bandit_serve.registry.registry import ExperimentAnnounced, Registry, Version
 from bandit_serve.results import ResultsFold
@@ -103,7 +105,12 @@ def registry(seed: int) -> Case:
     random, made, entries = np.random.default_rng(seed), Registry(), []
     for i in range(N_ENTRIES):
         name, event = f"m{random.integers(3)}", None
-        match random.integers(5):
+        match random.integers(6):
+            case 5:
+                kind = ["binary", "count"][random.integers(2)]
+                event = definition_change(made.metrics, name, MetricDefinition(kind, owner=f"o{i}"), "test")
+                if name in made.metrics and random.integers(2):
+                    event = removal(made.metrics, name, "test")
             case 4:
                 layer, uid = Layer("page", 0.1 * random.integers(1, 4)), int(random.integers(1, 4))
                 event = allotment(made.layers, layer, f"e{uid}", uid, "test")

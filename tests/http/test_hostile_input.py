@@ -37,6 +37,7 @@ KINDS = [
     {"name": "m", "kind": "continuous"},
     {"name": "m", "kind": "count"},
 ]
+KINDS_DEFINED = [{field: value for field, value in kind.items() if field != "name"} for kind in KINDS]
 POLICIES = [
     {"kind": "fixed_split", "shares": {"control": 1, "challenger": 3}},
     {"kind": "thompson"},
@@ -133,6 +134,8 @@ def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
         "experiments.start": [{"reason": "x"}],
         "experiments.pause": [{"reason": "x"}],
         "experiments.stop": [{"reason": "x", "winner": "control"}],
+        "experiments.add_metric": [{"name": "clicks"}, {"name": "worth", "kind": "count", "cap": 3}],
+        "definitions.define": [{"kind": "binary", "owner": "us"}, *KINDS_DEFINED],
         "models.rollback": [{"reason": "x"}],
         "models.patch": [{"metrics": {"rmse": 0.8}, "metadata": {"a": {"b": [1, 2]}}}],
         "models.set_status": [
@@ -144,6 +147,7 @@ def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
         "model": [model, "nobody"],
         "version": ["v1", "v2", "v3"],
         "arm": ["control"],
+        "metric": ["clicks", "worth"],
     }
     return BadRequestGrammar(ROUTES, bodies, known, artifact, seed=8)
 

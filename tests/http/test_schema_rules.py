@@ -23,6 +23,8 @@ from services import Answer, ThrowawayService
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import require_payloads
+from bandit_serve.experiments.definition import MetricDefinition
+from bandit_serve.experiments.named_metric import filled_experiment
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies import POLICIES
 from bandit_serve.results.plan_request import PlanRequest
@@ -72,7 +74,13 @@ BEYOND = {
         r"is not given here",
     ],
     "Policy": [*OF_POLICIES, r"learns from context", r"takes a .* objective", r"jumps between arms"],
+    "MetricDefinition": [
+        r"expected a number above (low|-?[\d.]+, the least value)",
+        r"expected another metric than (itself|the numerator)",
+        r'expected "client" of this metric',
+    ],
     "MetricRequest": [
+        r"kind: .*the catalogue has no metric",
         r"expected secondary: .* stays the objective",
         r"a metric with a companion can not be added",
         r"expected a number above (low|-?[\d.]+, the least value)",
@@ -92,6 +100,7 @@ BEYOND = {
     "StopRequest": [r"winner: (did you mean \w+\? )?expected one of control"],
     "Experiment": [
         *OF_POLICIES,
+        r"kind: .*the catalogue has no metric",
         r"expected a number above (low|-?[\d.]+, the least value)",
         r"expected (none|\"client\") of the objective",
         r'expected a duration from "10ms" to "90d"',
@@ -136,13 +145,22 @@ def check_answer(name: str, body: Any, answer: Answer) -> None:
     check(name, body, refusal)
 
 
+CATALOGUE = {
+    "paid": MetricDefinition("binary"),
+    "revenue": MetricDefinition("continuous", cap=500.0),
+    "errors": MetricDefinition("count", goal="minimize"),
+}
 EXPERIMENT_BODY = Body(Experiment, timeout_s=1.0)
 
 
 def refusal_of_experiment(body: Any) -> str | None:
     """What the service says of an experiment before it looks at others and at models."""
     try:
-        experiment = EXPERIMENT_BODY.decode({"Content-Type": JSON}, msgspec.json.encode(body))
+        experiment = EXPERIMENT_BODY.decode(
+            {"Content-Type": JSON},
+            msgspec.json.encode(body),
+            fill=lambda content: filled_experiment(content, CATALOGUE),
+        )
         require_payloads(servable(experiment))
     except InvalidInput as error:
         return str(error)
@@ -263,6 +281,7 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
     ]
     of_arm = f"/v1/experiments/{new}/arms/challenger"
     reason = [{"reason": "because"}]
+    assert service.call("PUT", "/v1/metrics/named", {"kind": "count"}).status == 201
     return {
         ("POST", "/v1/exposures"): [{"decision_ids": [token]}],
         ("POST", f"/ofrep/v1/evaluate/flags/{name}"): [{"context": {"targetingKey": "u", **context}}],
@@ -294,7 +313,9 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
         ("POST", f"/v1/experiments/{new}/metrics"): [
             {"name": "worth", "kind": "continuous", "goal": "minimize", "quantile": 0.5, "reason": "because"},
             {"name": "stars", "kind": "bounded", "low": 1, "high": 5, "cap": 4, "role": "secondary"},
+            {"name": "named", "role": "secondary", "reason": "because"},
         ],
+        ("PUT", "/v1/metrics/revenue"): [*EXAMPLES[MetricDefinition].values()],
         ("DELETE", of_arm): reason,
         ("POST", f"{of_arm}/pause"): reason,
         ("POST", f"{of_arm}/resume"): reason,
@@ -355,6 +376,36 @@ def test_entries_of_many_rewards(service: ThrowawayService) -> None:
             assert answer.status == 400 or "invalid" in answer.body["verdicts"], (body, answer)
 
 
+def test_a_metric_that_is_only_named() -> None:
+    whole = EXAMPLES[Experiment]["catalogue"]
+
+    def body(metric: Any) -> Any:
+        return {**whole, "metrics": [metric, *whole["metrics"][1:]]}
+
+    for metric in (
+        {"name": "paid"},
+        {"name": "paid", "role": "objective"},
+        {"name": "paid", "kind": "binary"},
+    ):
+        assert fits("Experiment", body(metric))
+        assert refusal_of_experiment(body(metric)) is None
+    for metric in (
+        {},
+        {"name": "paid", "kind": None},
+        {"name": "paid", "goal": "maximize"},
+        {"name": "paid", "low": None},
+        {"name": "paid", "role": "guardrail"},
+        {"name": "paid", "margin": {"absolute": 1}},
+        {"name": "paid", "description": "x"},
+    ):
+        assert not fits("Experiment", body(metric)), metric
+        assert refusal_of_experiment(body(metric)) is not None, metric
+    assert fits("Experiment", body({"name": "unheard-of"}))
+    assert "the catalogue has no metric" in str(refusal_of_experiment(body({"name": "unheard-of"})))
+    made = COMPONENTS["ExperimentView"]["properties"]["metrics"]["items"]
+    assert made == {"$ref": "#/components/schemas/Metric"}, "answers have whole metrics"
+
+
 def test_what_no_schema_can_say_is_said() -> None:
     for kind, words in IN_WORDS.items():
         assert words in COMPONENTS[component_name(kind)]["description"]
@@ -363,7 +414,7 @@ def test_what_no_schema_can_say_is_said() -> None:
 LIMITS = ["1", "1000", "0", "1001", "-1", "1.5", "x", "", "1e2", "+1", "\u0663"]
 
 
-@pytest.mark.parametrize("path", ["/v1/experiments", "/v1/models", "/v1/models/none/versions"])
+@pytest.mark.parametrize("path", ["/v1/experiments", "/v1/metrics", "/v1/models", "/v1/models/none/versions"])
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit(service: ThrowawayService, path: str, limit: str) -> None:
     is_whole = limit.isascii() and limit.isdecimal() and 1 <= int(limit) <= 1000

@@ -9,10 +9,12 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from bandit_serve.api.views import experiment_view, history_view, known_experiments, view_of
+from bandit_serve.base.filled import Filled
 from bandit_serve.base.names import Name
 from bandit_serve.changes.experiment_mistakes import mistakes_of_policy
 from bandit_serve.experiments.layer import LayerShare
 from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.named_metric import filled_experiment, filled_metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment, Ramp
 from bandit_serve.folds.experiment import LiveExperiment
@@ -71,6 +73,7 @@ class ExperimentHandlers:
         timeout_s = service.settings.seconds("body_timeout")
         self._service = service
         self._changes = service.node.experiment_changes
+        self._definitions = service.node.definition_changes.definitions
         self._experiment = Body(Experiment, timeout_s=timeout_s)
         self._policy = Body(PolicySpec, timeout_s=timeout_s)
         self._reason = Body(ReasonRequest, timeout_s=timeout_s, optional=True)
@@ -80,7 +83,7 @@ class ExperimentHandlers:
         self._stop = Body(StopRequest, timeout_s=timeout_s, optional=True)
 
     async def create(self, request: web.Request) -> web.Response:
-        experiment = await self._experiment.read(request, self._changes.mistakes())
+        experiment = await self._experiment.read(request, self._changes.mistakes(), self._with_catalogue)
         return _answer(request, await self._changes.create(experiment, actor(request)), status=201)
 
     async def list_all(self, request: web.Request) -> web.Response:
@@ -150,7 +153,7 @@ class ExperimentHandlers:
 
     async def put(self, request: web.Request) -> web.Response:
         name, if_match = _name(request), revision(request)
-        experiment = await self._experiment.read(request, self._changes.mistakes(name))
+        experiment = await self._experiment.read(request, self._changes.mistakes(name), self._with_catalogue)
         return _answer(request, await self._changes.put(name, experiment, actor(request), if_match=if_match))
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -192,11 +195,17 @@ class ExperimentHandlers:
         return _answer(request, live)
 
     async def add_metric(self, request: web.Request) -> web.Response:
-        asked = await self._metric.read(request)
+        asked = await self._metric.read(request, fill=self._with_definition)
         live = await self._changes.add_metric(
             _name(request), asked.metric, actor(request), reason=asked.reason, if_match=revision(request)
         )
         return _answer(request, live)
+
+    def _with_catalogue(self, body: bytes) -> Filled:
+        return filled_experiment(body, self._definitions())
+
+    def _with_definition(self, body: bytes) -> Filled:
+        return filled_metric(body, self._definitions())
 
     async def remove_arm(self, request: web.Request) -> web.Response:
         return await self._change_arm(request, self._changes.remove_arm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,8 @@ STANDING = frozenset(
 """Fields that say where an experiment stands, and not what it is."""
 TIMES = frozenset({"start_at", "end_at"})
 """Fields that are times, whatever their zone."""
+OF_THE_EXPERIMENT = frozenset({"name", "role", "margin", "on_harm"})
+"""Fields of a metric that are its experiment's, also where the catalogue of the service says what it is."""
 DERIVED = frozenset({"control", "role", "missing"})
 """Fields that the service fills in from the others."""
 
@@ -73,6 +75,8 @@ class Description:
         arms = {arm["name"]: arm for arm in stands.pop("arms")}
         if standing.layer is not None and isinstance(asked.get("layer"), Mapping):
             asked["layer"] = {**asked["layer"], "share": standing.layer.share}
+        if isinstance(asked.get("metrics"), list | tuple):
+            asked["metrics"] = _with_definitions(asked["metrics"], stands["metrics"])
         known = [arm for arm in asked.pop("arms", ()) if arm["name"] in arms]
         pairs = [(name, asked.get(name), stands.get(name)) for name in {*asked, *stands} - {"policy"}]
         pairs += [(f"arm {arm['name']}", arm, arms[arm["name"]]) for arm in known]
@@ -81,6 +85,20 @@ class Description:
                 raise FixedOnceCreated(
                     f"{name} of {self.id!r} is fixed once created: it is {after!r} and can not become {before!r}."
                 )
+
+
+def _with_definitions(asked: Sequence[Any], stands: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Metrics in which those without a kind, which the catalogue defined at the start, are what they were then."""
+    definitions = {
+        metric["name"]: {name: value for name, value in metric.items() if name not in OF_THE_EXPERIMENT}
+        for metric in stands
+    }
+    return [
+        {**definitions.get(metric.get("name"), {}), **metric}
+        if isinstance(metric, Mapping) and "kind" not in metric
+        else metric
+        for metric in asked
+    ]
 
 
 def is_same(asked: Any, stands: Any, field: str = "") -> bool:
