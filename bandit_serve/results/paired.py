@@ -62,9 +62,15 @@ class MetricPair:
         return theta if np.isfinite(theta) else 0.0
 
     def without(self, theta: Floats | float, kind: type[MetricKind]) -> AdjustedSums:
-        """Sums of y - theta z; theta: a number, or one for each arm, (K,). `kind` is that of y."""
+        """Sums of y - theta z; theta: a number, or one for each arm, (K,). `kind` is that of y.
+
+        What leaves the numbers is infinite, or not a number.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._without(np.asarray(theta, np.float64), kind)
+
+    def _without(self, t: Floats, kind: type[MetricKind]) -> AdjustedSums:
         y, z, products = self.y, self.z, self.products
-        t = np.asarray(theta, np.float64)
 
         def squared(name: str, product: Floats) -> Floats:
             return np.asarray(getattr(y, name) - 2.0 * t * product + t * t * getattr(z, name))
