@@ -367,7 +367,9 @@ class ResultsFold:
         experiment = msgspec.structs.replace(former, metrics=record.experiment.metrics)
         joined = msgspec.structs.replace(self.record, experiment=experiment, joined=record.joined)
         state = with_metrics(
-            self._columns(), ResultsFold(joined)._columns(), kernels.n_features(experiment, self.sums)
+            self._columns(),
+            ResultsFold(joined, self._look_up)._columns(),
+            kernels.n_features(experiment, self.sums),
         )
         vars(self).update(vars(self._restored(joined, state, self._look_up)), offset=self.offset)
 

@@ -24,8 +24,8 @@ class Entered:
     """What has been analysed on one metric: arm, share vector, value and every arm's score.
 
     The first value is what all are shifted by, and has no scores. `scores` are those that the squares are made from:
-    of a value that changed, as if it had been scored around the centres at that time. `expected` are what scores were
-    made around.
+    of a value that changed, as if it had been scored around the centres at that time; of a `dated` one, around those of
+    its epoch. `expected` are what scores were made around. `epochs`: centres by the time that they follow.
     """
 
     n_arms: int
@@ -38,6 +38,10 @@ class Entered:
     residual_changes: list[tuple[int, float, float]] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
     changes: list[tuple[int, float, Vector]] = field(default_factory=list)
+    dated: bool = False
+    epochs: list[tuple[int, Vector]] = field(default_factory=list)
+    next_epoch: int = 8
+    latest_ms: int = -(2**62)
 
     @property
     def origin(self) -> float:
@@ -51,8 +55,22 @@ class Entered:
             centres.append((sum(mine) + pooled) / (len(mine) + 1))
         return centres
 
-    def enter(self, arm: int, shares: Vector, value: float) -> int:
-        expected = self.centres() if self.arms else [0.0] * self.n_arms
+    def centres_of(self, time_ms: int) -> Vector:
+        """Centres of the epoch of a decision, which may be the first of a new one."""
+        if not self.arms:
+            self.latest_ms = time_ms - 1
+        if time_ms > self.latest_ms:
+            if len(self.arms) >= self.next_epoch:
+                self.epochs.append((self.latest_ms, self.centres()))
+                self.next_epoch = len(self.arms) + len(self.arms) // 2
+            self.latest_ms = time_ms
+        before = [centres for at_ms, centres in self.epochs if at_ms < time_ms]
+        return list(before[-1]) if before else [self.origin] * self.n_arms
+
+    def enter(self, arm: int, shares: Vector, value: float, time_ms: int = 0) -> int:
+        expected = self.centres_of(time_ms) if self.dated else self.centres()
+        if not self.arms:
+            expected = [0.0] * self.n_arms
         self.scores.append(
             [mu + (value - mu) / shares[k] if k == arm else mu for k, mu in enumerate(expected)]
         )
@@ -64,7 +82,7 @@ class Entered:
         return len(self.arms) - 1
 
     def change(self, row: int, value: float) -> None:
-        arm, centres = self.arms[row], self.centres()
+        arm, centres = self.arms[row], self.expected[row] if self.dated else self.centres()
         before = list(centres)
         before[arm] += (self.values[row] - centres[arm]) / self.shares[row][arm]
         step = (value - self.values[row]) / self.shares[row][arm]
@@ -186,7 +204,8 @@ class ReferenceFold:
         self.window = experiment.attribution.window_ms
         self.current = current
         contextual = POLICIES[experiment.policy.kind].contextual
-        self.entered = [Entered(self.n_arms, contextual) for _ in range(self.n_metrics)]
+        dated = self.by_unit and not self.zero
+        self.entered = [Entered(self.n_arms, contextual, dated=dated) for _ in range(self.n_metrics)]
         self.exposures = [0] * self.n_arms
         self.seen: dict[int, dict[int, Vector]] = {}
         self.blocks: list[list[tuple[int, tuple[int, int], int, Vector]]] = []
@@ -309,7 +328,7 @@ class ReferenceFold:
         if m in unit.rows:
             self.entered[m].change(unit.rows[m], unit.values[m])
         elif not self.zero:
-            unit.rows[m] = self.entered[m].enter(unit.arm, list(unit.shares), unit.values[m])
+            unit.rows[m] = self.entered[m].enter(unit.arm, list(unit.shares), unit.values[m], unit.time_ms)
 
     def close(self) -> None:
         before = self.now - self.window

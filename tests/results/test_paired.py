@@ -102,7 +102,7 @@ def test_a_ratio_has_the_values_of_the_formulas():
     t, _, _, sessions, clicks = users()
     fold = folded(CLICKS, t, [clicks, sessions], unit="user")
     pair = pair_of(fold, 2)
-    n_var = ratio.variances(pair)
+    _, n_var = ratio.ratios(pair)
     assert n_var.tolist() == pytest.approx([0.09347292216518112, 0.10724176328860893], abs=1e-9)
     found = ratio.estimates(pair, 0, np.array([2, 2]), 5_000.0, moving=False)
     assert found.arms.mean.tolist() == pytest.approx([0.25806451612903225, 0.40588235294117647], abs=1e-9)

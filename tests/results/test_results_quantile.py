@@ -35,14 +35,14 @@ def fold_of(unit: str = "request", missing: str = "ignore", **fields: Any) -> Re
 class Played:
     """Decisions with a latency each, of which some were corrected and some taken back, in the end `values`."""
 
-    def __init__(self, unit: str, seed: int, factor: float = 1.0) -> None:
+    def __init__(self, unit: str, seed: int, factor: float = 1.0, both: np.ndarray = SHARES) -> None:
         rng = np.random.default_rng(seed)
-        self.arms = np.concatenate([rng.choice(2, N // 2, p=row) for row in SHARES])
+        self.arms = np.concatenate([rng.choice(2, N // 2, p=row) for row in both])
         units = np.arange(1, N + 1).astype(np.uint64)
         self.values = rng.lognormal(3, 0.4, N) * np.where(self.arms == 1, factor, 1.0)
-        shares = np.repeat(SHARES, N // 2, axis=0)
+        shares = np.repeat(both, N // 2, axis=0)
         self.log: list[tuple[int, Any]] = [
-            (START_MS, exposed(0, self.arms, SHARES, [N // 2] * 2, units=units if unit == "user" else None))
+            (START_MS, exposed(0, self.arms, both, [N // 2] * 2, units=units if unit == "user" else None))
         ]
         former, first = np.full(N, np.nan), True
         for wrong in (rng.lognormal(5, 3, N), self.values):
@@ -69,7 +69,7 @@ class Played:
 
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 def test_the_quantile_is_that_of_the_values_in_the_end(unit: str, missing: str) -> None:
-    play = Played(unit, 1, factor=1.5)
+    play = Played(unit, 1, factor=1.5, both=SHARES[[0, 0]])
     fold = play.into(fold_of(unit, missing))
     shown = report(fold, fold.record, {}, START_MS)
     for arm in (0, 1):
