@@ -81,7 +81,7 @@ def _more_contests(contests: Contests, over_time: OverTime, table: MetricTable) 
     )
     if not math.isfinite(times):
         return [*sentences, "Neither arm is preferred so far as to say how many more lists decide it."]
-    more, total = math.ceil((times - 1.0) * won), int(over_time.exposures[-1].sum())
+    more, total = math.ceil((times - 1.0) * won), _decisions(over_time)
     ahead = int(contests.wins[1] > contests.wins[0])
     sentences.append(
         f"If {names[ahead]} goes on to win {contests.wins[ahead] / won:.0%} of the requests that prefer an arm, about "
@@ -95,7 +95,7 @@ def _more_traffic(over_time: OverTime, table: MetricTable) -> list[str]:
     as it is.
     """
     names = table.experiment.arm_names
-    total = int(over_time.exposures[-1].sum()) if len(over_time.at_ms) else 0
+    total = _decisions(over_time)
     shown, comparisons = table.standing(), max(int(table.there.sum()) - 1, 1)
     told = []
     for arm in np.flatnonzero(table.there & (np.arange(len(names)) != table.control)):
@@ -126,9 +126,16 @@ def _more_traffic(over_time: OverTime, table: MetricTable) -> list[str]:
     return [*(sentence for _, sentence in told[:MAX_ARMS_TOLD]), *rest]
 
 
+def _decisions(over_time: OverTime) -> int:
+    """Number of decisions so far."""
+    return int(over_time.exposures[-1].sum()) if len(over_time.at_ms) else 0
+
+
 def _lasting(over_time: OverTime, decisions: int) -> str:
     """How long so many decisions take at the traffic of late; nothing where too little of it was seen."""
     at_ms = over_time.at_ms
+    if not len(at_ms):
+        return ""
     since = int(np.searchsorted(at_ms, at_ms[-1] - RECENT * (at_ms[-1] - at_ms[0]), side="right")) - 1
     span_ms = int(at_ms[-1] - at_ms[since])
     seen = int(over_time.exposures[-1].sum() - over_time.exposures[since].sum())

@@ -94,6 +94,20 @@ def results_of(service: ThrowawayService, name: str) -> Any:
     return service.call("GET", f"/v1/experiments/{name}/results").body
 
 
+def test_what_is_no_mean_has_no_plan(service: ThrowawayService) -> None:
+    metrics = [
+        {"name": "m", "kind": "count", "role": "objective"},
+        {"name": "d", "kind": "count"},
+        {"name": "ratio", "kind": "ratio", "numerator": "m", "denominator": "d"},
+        {"name": "p90", "kind": "continuous", "quantile": 0.9},
+    ]
+    name = draft(service, metrics=metrics, unit="user")
+    for metric in ("ratio", "p90"):
+        asked = {"experiment": name, "metric": metric, "effect": {"relative": 0.1}}
+        problem = check_problem(service.call("POST", "/v1/plan", asked), 400)
+        assert [error["at"] for error in problem["errors"]] == ["metric"]
+
+
 HORIZON = {"mode": "horizon", "expected_samples": 1_000, "looks": 4}
 
 

@@ -11,6 +11,7 @@ from simulated_results import START_MS, Play, bernoulli, record
 
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Record
+from bandit_serve.experiments.stopping import Stopping
 from bandit_serve.log.events import Tick
 from bandit_serve.log.offset import Offset
 from bandit_serve.results import Explanation, ResultsFold, TimelineChange, explanation, report
@@ -110,6 +111,22 @@ def test_what_no_traffic_decides_is_said() -> None:
     assert none.would_decide == ["b can not be compared yet: see the reason."]
     paused = explained(with_status(played((0.2, 0.3), 2), status="paused"))
     assert paused.would_decide[0] == "It is paused: nothing is learned until it goes on."
+
+
+def test_of_a_horizon_the_next_look_is_told() -> None:
+    stopping = Stopping(mode="horizon", expected_samples=1_000, looks=4)
+    about = record(2)
+    experiment = msgspec.structs.replace(about.experiment, stopping=stopping)
+    about = msgspec.structs.replace(about, experiment=experiment)
+    told = [explained(played((0.5, 0.5), steps, about, each=100)).would_decide for steps in (2, 3, 10)]
+    assert told[0] == [
+        "It is decided at its looks alone. The next is at 250 of 1,000 values of m; 200 have been analysed."
+    ]
+    assert told[1] == [
+        "It is decided at its looks alone. "
+        "The next after 1 of them is at 500 of 1,000 values of m; 300 have been analysed."
+    ]
+    assert told[2] == ["Its last look, at 1,000 values of m, decided nothing: no more comes."]
 
 
 def test_changes_are_told_with_their_reasons() -> None:

@@ -8,9 +8,15 @@ import random
 
 import numpy as np
 import pytest
+from builders import experiment
+from simulated_results import START_MS, rewarded
 
-from bandit_serve.log.events import REVISION, REWARD
+from bandit_serve.experiments.spec import Record
+from bandit_serve.log.events import REVISION, REWARD, Tick
+from bandit_serve.log.offset import Offset
+from bandit_serve.results import ResultsFold, explanation, report
 from bandit_serve.results.columns import RewardColumns
+from bandit_serve.results.ending import ending
 from bandit_serve.results.interleaving import Contests
 
 RUNS = 2_000 if os.environ.get("BANDIT_SERVE_TEST_SCALE") == "full" else 400
@@ -131,3 +137,58 @@ def test_of_more_open_requests_than_are_kept_the_earliest_are_closed(monkeypatch
     contests.take(clicks(*[(i, 100 + i, i % 2, 1.0) for i in range(1, 6)]), 0, 0)
     assert contests.pending == 3
     assert contests.wins == [1, 1]
+
+
+def interleaved(n_wins: int, min_samples: int = 0) -> ResultsFold:
+    """Fold in which arm b won so many lists, and had two clicks in each."""
+    about = experiment(
+        arms=[{"name": name, "model": "m", "version": name} for name in "ab"],
+        mode="interleave",
+        unit="request",
+        policy={"kind": "fixed_split"},
+        attribution={"window": "1s", "missing": "ignore"},
+        stopping={"rule": "winner", "min_samples": min_samples},
+    )
+    fold = ResultsFold(Record(about, 7, "running", 1, created_ms=0, updated_ms=0, started_ms=START_MS))
+    if n_wins:
+        both = np.repeat(np.arange(n_wins), 2)
+        columns = {
+            "counter": np.arange(2 * n_wins),
+            "value": 1.0,
+            "arm": 1,
+            "propensity": 0.5,
+            "unit": both + 1,
+        }
+        fold.apply(Offset(START_MS + 10, 0), rewarded(**columns))
+    fold.apply(Offset(START_MS + 10**6, 0), Tick())
+    return fold
+
+
+@pytest.mark.parametrize(
+    ("n_wins", "min_samples", "decided"), [(60, 0, True), (60, 60, True), (60, 61, False)]
+)
+def test_more_clicks_are_no_mismatch_of_the_sample_ratio(
+    n_wins: int, min_samples: int, decided: bool
+) -> None:
+    """`min_samples` counts the lists that an arm won."""
+    fold = interleaved(n_wins, min_samples)
+    shown = report(fold, fold.record, {}, START_MS)
+    assert (shown.srm.verdict, shown.srm.p_value) == ("insufficient", None)
+    assert (shown.winner == "b") == decided
+    stop = ending(fold, fold.record, START_MS + 10**6)
+    assert (stop is not None) == decided
+    assert stop is None or (stop.what, stop.winner) == ("stop", "b")
+
+
+def test_what_would_decide_it_is_more_lists_and_so_many_do() -> None:
+    fold = interleaved(6)
+    (sentence,) = explanation(fold, report(fold, fold.record, {}, START_MS), []).would_decide
+    assert sentence.startswith("If b goes on to win 100% of the requests that prefer an arm, about ")
+    more = int(sentence.split("about ")[1].split()[0])
+    for n_wins, decided in ((6 + more // 2, False), (6 + 2 * more, True)):
+        later = interleaved(n_wins)
+        assert (report(later, later.record, {}, START_MS).winner == "b") == decided
+    none = interleaved(0)
+    assert explanation(none, report(none, none.record, {}, START_MS), []).would_decide == [
+        "Neither arm is preferred so far as to say how many more lists decide it."
+    ]
