@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -110,6 +110,17 @@ def uncompared(result: MetricResult) -> MetricResult:
         )
     )
     return msgspec.structs.replace(result, **nothing)
+
+
+class Brief(NamedTuple):
+    """Numbers of one arm that results over time are of."""
+
+    n: int
+    mean: float | None = None
+    interval: Interval | None = None
+    difference: float | None = None
+    difference_interval: Interval | None = None
+    p_value: float | None = None
 
 
 class MetricTable:
@@ -284,15 +295,29 @@ class MetricTable:
         contests, least = self._fold.contests, self.experiment.stopping.min_samples
         return bool((self.sums.n[among].min() if contests is None else contests.decided) >= least)
 
+    @cached_property
     def liftable(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms with a lift."""
         return self.estimates.liftable(self.lifts, self.lost, self.control, self.mean_limits[0])
 
+    @cached_property
     def has_interval(self) -> NDArray[np.bool_]:
         """True, bool (K,), for arms whose mean has an interval."""
         exact = np.array([interval is not None for interval in self.exact])
         has: NDArray[np.bool_] = self.valid & ((self.estimates.usable & self.estimates.tame) | exact)
         return has
+
+    def brief(self, arm: int) -> Brief:
+        """What is known of one arm in short."""
+        n, lost = int(self.sums.n[arm]), bool(self.lost[arm])
+        mean = _number(self._sample[0][arm]) if n and not lost else None
+        if self._fold.contests is not None:
+            return Brief(n, mean)
+        estimates = self.estimates
+        compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
+        difference = _number(estimates.differences.mean[arm]) if compared else None
+        between = self._mean_interval(arm), difference, self.difference_interval(arm)
+        return Brief(n, mean, *between, _number(self.p[arm]))
 
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         """Result of one arm; `still_open` as in the fold."""
@@ -300,21 +325,19 @@ class MetricTable:
         return result if self._fold.contests is None else uncompared(result)
 
     def _row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
-        sums, estimates = self.sums, self.estimates
-        n, lost = int(sums.n[arm]), bool(self.lost[arm])
-        compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
-        liftable = bool(self.liftable()[arm])
-        means, variances = self._sample()
+        brief, lost = self.brief(arm), bool(self.lost[arm])
+        n, variances = brief.n, self._sample[1]
+        liftable = bool(self.liftable[arm])
         return MetricResult(
             n=n,
-            mean=_number(means[arm]) if n and not lost else None,
+            mean=brief.mean,
             std=_number(math.sqrt(variances[arm])) if n > 1 and not lost else None,
-            interval=self._mean_interval(arm),
-            difference=_number(estimates.differences.mean[arm]) if compared else None,
-            difference_interval=self.difference_interval(arm),
+            interval=brief.interval,
+            difference=brief.difference,
+            difference_interval=brief.difference_interval,
             lift=_number(self.lifts.value[arm]) if liftable else None,
             lift_interval=self._lift_interval(arm) if liftable and self._comparable()[arm] else None,
-            p_value=_number(self.p[arm]),
+            p_value=brief.p_value,
             probability_best=_number(self.aids[0][arm]),
             expected_loss=_number(self.aids[1][arm]),
             preview=None
@@ -332,6 +355,7 @@ class MetricTable:
             return UNSET
         return None if arm == self.control else self.guard.row(arm)
 
+    @cached_property
     def _sample(self) -> tuple[Floats, Floats]:
         """Mean and variance of the sample by arm, (K,) each; of a ratio NaN where its denominators sum to 0."""
         if self.paired is None or not self.metric.is_ratio:
@@ -342,18 +366,26 @@ class MetricTable:
         """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""
         if self.exact[arm] is not None:
             return self.exact[arm]
-        if not self.has_interval()[arm]:
+        if not self.has_interval[arm]:
             return None
         mean = self.estimates.arms.mean[arm]
-        below, above = (side[arm] for side in self.estimates.reach(self.asymptotic_alpha))
+        below, above = (side[arm] for side in self._reach)
         ends = (float(mean - below), float(mean + above))
         return _clipped(ends, *self.mean_limits) if all(map(math.isfinite, ends)) else None
+
+    @cached_property
+    def _reach(self) -> tuple[Floats, Floats]:
+        return self.estimates.reach(self.asymptotic_alpha)
+
+    @cached_property
+    def _half_width(self) -> Floats:
+        return self.estimates.differences.half_width(self.alpha)
 
     def difference_interval(self, arm: int) -> Interval | None:
         """Interval of the arm's difference to control, where there is one."""
         if not self._comparable()[arm]:
             return None
-        return interval_of(self.estimates.differences, arm, self.alpha)
+        return _interval(self.estimates.differences.mean[arm], self._half_width[arm])
 
     def _lift_interval(self, arm: int) -> Interval | None:
         if not self.lifts.bounded[arm]:
@@ -416,7 +448,10 @@ def p_values(log_e: Floats, known: NDArray[np.bool_], control: int) -> Floats:
 
 def interval_of(sequence: Sequence, arm: int, alpha: float) -> Interval | None:
     """Interval of one mean of a sequence; None where it has no ends."""
-    mean, half = sequence.mean[arm], sequence.half_width(alpha)[arm]
+    return _interval(sequence.mean[arm], sequence.half_width(alpha)[arm])
+
+
+def _interval(mean: float, half: float) -> Interval | None:
     return (float(mean - half), float(mean + half)) if math.isfinite(mean) and math.isfinite(half) else None
 
 

@@ -22,7 +22,7 @@ def point_of(fold: ResultsFold) -> Point:
     numbers = {name: np.full(n.shape, np.nan) for name in BY_METRIC}
     for metric, table in enumerate(tables):
         for arm in range(n_arms):
-            row = table.row(arm, None)
+            row = table.brief(arm)
             n[metric, arm] = row.n
             low, high = row.interval or (None, None)
             difference_low, difference_high = row.difference_interval or (None, None)

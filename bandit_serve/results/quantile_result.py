@@ -11,7 +11,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Record
-from bandit_serve.results.metric_result import Interval, MetricResult, MetricTable
+from bandit_serve.results.metric_result import Brief, Interval, MetricResult, MetricTable
 from bandit_serve.results.quantiles import Quantiles
 from bandit_serve.results.sequence import Floats
 
@@ -40,6 +40,7 @@ class QuantileTable(MetricTable):
             experiment.stopping.tuned_for,
         )
         self.told = not fold.sums.contextual
+        self._compares = self.told and fold.contests is None
         super().__init__(fold, record, index)
 
     @cached_property
@@ -51,7 +52,7 @@ class QuantileTable(MetricTable):
         return self.quantiles.directed()
 
     def _comparable(self) -> NDArray[np.bool_]:
-        return self.quantiles.comparable() & (self.told and not self.sums.moved)
+        return self.quantiles.comparable() & (self._compares and not self.sums.moved)
 
     def standing(self) -> NDArray[np.bool_]:
         above, below = self.evidence
@@ -60,6 +61,7 @@ class QuantileTable(MetricTable):
             leaves_out: NDArray[np.bool_] = self.quantiles.log_e_values() >= self.quantiles.threshold
             return leaves_out & (p <= self.alpha)
 
+    @cached_property
     def has_interval(self) -> NDArray[np.bool_]:
         return np.array([self._mean_interval(arm) is not None for arm in range(len(self.there))])
 
@@ -73,15 +75,21 @@ class QuantileTable(MetricTable):
             return None
         return f"no quantile of {self.metric.name}: a contextual policy shows the arms to requests of different kinds"
 
+    def brief(self, arm: int) -> Brief:
+        quantiles, compared = self.quantiles, bool(self._comparable()[arm])
+        value, base = float(quantiles.values[arm]), float(quantiles.values[self.control])
+        return super().brief(arm)._replace(
+            mean=value if self.told and quantiles.n[arm] else None,
+            difference=value - base if compared else None,
+            difference_interval=quantiles.difference_interval(arm) if compared else None,
+        )
+
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         quantiles, compared = self.quantiles, bool(self._comparable()[arm])
         value, base = float(quantiles.values[arm]), float(quantiles.values[self.control])
         liftable = compared and base > 0.0 and value >= 0.0
         return msgspec.structs.replace(
             super().row(arm, still_open),
-            mean=value if self.told and quantiles.n[arm] else None,
-            difference=value - base if compared else None,
-            difference_interval=quantiles.difference_interval(arm) if compared else None,
             lift=(value - base) / base if liftable else None,
             lift_interval=quantiles.lift_interval(arm) if liftable else None,
             preview=None,

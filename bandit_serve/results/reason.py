@@ -194,7 +194,7 @@ def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
         return [name for name, is_one in zip(names, which, strict=True) if is_one]
 
     estimates, others = objective.estimates, np.arange(len(names)) != objective.control
-    has, liftable = objective.has_interval(), objective.liftable()
+    has, liftable = objective.has_interval, objective.liftable
     provisos = []
     exact = those(interval is not None for interval in objective.exact)
     if exact:
