@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from bandit_serve.api.views import experiment_view
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error_of_json
 from bandit_serve.base.validation import invalid
 from bandit_serve.cli.access import actor
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
@@ -111,6 +112,8 @@ async def add_metric(
 
 
 def _json(text: str) -> Any:
+    if nesting_error_of_json(text.encode()) is not None:
+        raise UsageError(f"The JSON is nested too deep: {TOO_DEEP}.")
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:

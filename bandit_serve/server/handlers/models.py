@@ -27,7 +27,16 @@ from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.server.arrival import Multipart, parts_in_turns
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
+from bandit_serve.server.wire import (
+    JSON,
+    Body,
+    actor,
+    answer,
+    answer_in_turns,
+    require_once,
+    require_shallow,
+    reread_body,
+)
 from bandit_serve.upstreams.upstream import Upstream
 
 MAX_METADATA_BYTES = 65_536
@@ -262,6 +271,7 @@ class ModelHandlers:
             content += chunk
             if len(content) > MAX_METADATA_BYTES:
                 raise InvalidInput(f"metadata: expected at most {MAX_METADATA_BYTES} bytes.")
+        await require_shallow(bytes(content), within="metadata")
         try:
             metadata = msgspec.json.decode(content, type=VersionMetadata)
         except msgspec.ValidationError as error:
