@@ -30,7 +30,7 @@ from bandit_serve.experiments.checks import (
     with_metric,
     with_policy,
 )
-from bandit_serve.experiments.layer import Layer
+from bandit_serve.experiments.layer import N_SLOTS, Layer
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -147,6 +147,7 @@ class ExperimentChanges:
         layer: the name of the layer, if the caller names it. A layer is left, or another one entered, only by a draft
         that is replaced.
         """
+        require_share(share)
         live = await self.known(name)
         now_ms = await self._store.time_ms()
 
@@ -519,6 +520,13 @@ def require_no_horizon(record: Record) -> None:
             f"The experiment {record.experiment.id!r} is on its way to a fixed end, for the arms that it has: "
             "another one needs an experiment of its own."
         )
+
+
+def require_share(share: float) -> None:
+    """Raises `InvalidInput` for what is no share of a layer, NaN included, which types let pass."""
+    if not 1.0 / N_SLOTS <= share <= 1.0:
+        detail = f"expected a number from {1.0 / N_SLOTS:g} to 1"
+        raise InvalidInput(f"share: {detail}.", [FieldError("share", detail)])
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:

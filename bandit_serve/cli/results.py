@@ -14,7 +14,8 @@ from msgspec import UNSET
 from bandit_serve.base.extras import require
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.cli.command import AsJson, Experiment, of_existing_store, with_state
-from bandit_serve.cli.output import print_json, require_writable, say
+from bandit_serve.cli.output import print_json, say
+from bandit_serve.cli.output_file import OutputFile, output_file
 from bandit_serve.cli.over_time import print_over_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.cli.segments_table import print_segments
@@ -61,24 +62,23 @@ async def results(
     as_json: AsJson = False,
 ) -> None:
     """Shows what is known so far; it may be looked at at any time."""
-    for path in filter(None, (html, png)):
-        require_writable(path)
     if png is not None:
         require("resvg_py", "png")
     shown: Report | ResultsHistory | None = None
-    while True:
-        live = await node.experiment_changes.known(experiment)
-        now = await (_history(node, live) if over_time else _report(node, live, by))
-        if _undated(now) != shown:
-            if watch and not as_json and sys.stdout.isatty():
-                Terminal().clear()
-            _print(now, live, as_json)
-            shown = _undated(now)
-            if html is not None or png is not None:
-                await _draw(node, live, html, png, theme)
-        if not watch:
-            return
-        await asyncio.sleep(EVERY_S)
+    with output_file(html) as page, output_file(png) as picture:
+        while True:
+            live = await node.experiment_changes.known(experiment)
+            now = await (_history(node, live) if over_time else _report(node, live, by))
+            if _undated(now) != shown:
+                if watch and not as_json and sys.stdout.isatty():
+                    Terminal().clear()
+                _print(now, live, as_json)
+                shown = _undated(now)
+                if page is not None or picture is not None:
+                    await _draw(node, live, page, picture, theme)
+            if not watch:
+                return
+            await asyncio.sleep(EVERY_S)
 
 
 @with_state
@@ -107,16 +107,18 @@ async def explain(node: Node, experiment: Experiment, as_json: AsJson = False) -
         say("")
 
 
-async def _draw(node: Node, live: LiveExperiment, html: Path | None, png: Path | None, theme: Theme) -> None:
+async def _draw(
+    node: Node, live: LiveExperiment, page: OutputFile | None, picture: OutputFile | None, theme: Theme
+) -> None:
     record, as_of_ms = live.record, await node.store.time_ms()
     shares, changes = _shares(live, as_of_ms), changes_of(live)
 
     def draw(fold: ResultsFold) -> None:
         shown = shown_of(fold, record, shares, changes, as_of_ms)
-        if html is not None:
-            html.write_text(report_page(shown), encoding="utf-8")
-        if png is not None:
-            png.write_bytes(report_png(shown, theme))
+        if page is not None:
+            page.write(report_page(shown))
+        if picture is not None:
+            picture.write(report_png(shown, theme))
 
     await node.results.up_to_now(live, draw)
 

@@ -15,7 +15,12 @@ from bandit_serve.base.nesting import MAX_LEVELS, nesting_error, nesting_error_o
 from bandit_serve.errors import FieldError
 
 LEVELS = (1, 2, MAX_LEVELS - 1, MAX_LEVELS, MAX_LEVELS + 1, 250, 600, 5_000, 200_000)
-SHAPES = {"lists": ("[", "]"), "objects": ('{"a":', "}"), "rules": ('{"all":[', "]}"), "spaced": ("[ 1,\n", " ]")}
+SHAPES = {
+    "lists": ("[", "]"),
+    "objects": ('{"a":', "}"),
+    "rules": ('{"all":[', "]}"),
+    "spaced": ("[ 1,\n", " ]"),
+}
 TEXTS = st.text(st.sampled_from('ab[]{}"\\,: é'))
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXTS,
