@@ -22,7 +22,7 @@ _CLOSING = {ord("["): b"]", ord("{"): b"}"}
 
 
 def nesting_error(document: Any, within: str = "") -> FieldError | None:
-    """Error of a document of more than `MAX_LEVELS` levels, at the outermost steps of the way down; None if it has less.
+    """Error of a document of more than `MAX_LEVELS` levels, at the outermost steps down; None if it has less.
 
     What is in a document twice, as YAML allows, is walked once a level.
     """

@@ -255,14 +255,10 @@ def reread_body(
     return convert_or_explain(document, kind, error, within, most, every)
 
 
-async def require_shallow(body: bytes, within: str = "") -> None:
+async def require_shallow(body: bytes) -> None:
     """Raises `InvalidInput` for JSON that is nested too deep to be read."""
     here = len(body) <= PATIENT_BYTES
-    too_deep = (
-        nesting_error_of_json(body, within)
-        if here
-        else await asyncio.to_thread(nesting_error_of_json, body, within)
-    )
+    too_deep = nesting_error_of_json(body) if here else await asyncio.to_thread(nesting_error_of_json, body)
     if too_deep is not None:
         raise as_invalid_input([too_deep])
 
