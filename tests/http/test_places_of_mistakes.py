@@ -69,13 +69,14 @@ def test_of_covariates_in_a_table(service: ThrowawayService) -> None:
 
 
 def test_of_covariates_of_a_decision(service: ThrowawayService) -> None:
-    for metrics in (COVARIATES, [{"name": "m", "kind": "continuous"}]):
+    plain = [{"name": "m", "kind": "continuous"}]
+    for metrics, at in ((COVARIATES, "covariates.after"), (plain, "covariates")):
         name, body = running(service, unit="user", metrics=metrics), {"unit": "u", "covariates": {"after": 1}}
         path = f"/v1/experiments/{name}/decide"
-        check_problem(service.call("POST", path, body), 400, "covariates.after")
-        check_problem(call_msgpack(service, path, body), 400, "covariates.after")
+        check_problem(service.call("POST", path, body), 400, at)
+        check_problem(call_msgpack(service, path, body), 400, at)
         batch = service.call("POST", f"{path}/batch", {"requests": [body]}).body["responses"]
-        assert [error["at"] for error in batch[0]["errors"]] == ["covariates.after"]
+        assert [error["at"] for error in batch[0]["errors"]] == [at]
 
 
 def test_of_contexts_in_columns(service: ThrowawayService) -> None:

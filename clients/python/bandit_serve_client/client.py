@@ -34,6 +34,7 @@ from bandit_serve_client.model_calls import ModelCalls
 from bandit_serve_client.models import Health
 from bandit_serve_client.open_decision import OpenDecision
 from bandit_serve_client.rewards import (
+    NOTHING_SENT,
     AnyReward,
     Reward,
     RewardsReport,
@@ -163,7 +164,9 @@ class Client:
         and nothing is sent. Raises `Late`, `NotFound`, `Conflict` or `InvalidRequest` where it does not count.
         """
         reward = Reward(decision_id, value, metric, event_id)
-        return reward.settled or await self._send(calls.reward(reward), timeout)
+        if reward.settled is not None:
+            return reward.settled
+        return await self._send(calls.reward(reward), timeout)
 
     async def rewards(self, rewards: Sequence[AnyReward], *, timeout: float | None = None) -> RewardsReport:
         """Counts at most 10,000 rewards; each has its verdict in the report.
@@ -171,8 +174,9 @@ class Client:
         Those of decisions without an id are `unmatched`, and are not sent.
         """
         sent = to_send(rewards)
-        report = await self._send(calls.rewards(sent), timeout) if sent or not rewards else None
-        return report_on(rewards, report)
+        if rewards and not sent:
+            return report_on(rewards, NOTHING_SENT)
+        return report_on(rewards, await self._send(calls.rewards(sent), timeout))
 
     async def track(
         self,

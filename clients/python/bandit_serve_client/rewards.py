@@ -138,17 +138,18 @@ class RewardsReport:
     verdicts: tuple[Verdict, ...]
 
 
+NOTHING_SENT = RewardsReport(0, 0, 0, ())
+
+
 def to_send(rewards: Sequence[AnyReward]) -> list[AnyReward]:
     """Rewards that the service decides."""
     return [reward for reward in rewards if reward.settled is None]
 
 
-def report_on(rewards: Sequence[AnyReward], sent: RewardsReport | None) -> RewardsReport:
-    """Report on all of `rewards`, of which `sent` has the verdicts of those that were sent, None where none was."""
-    if sent is None:
-        sent = RewardsReport(0, 0, 0, ())
+def report_on(rewards: Sequence[AnyReward], sent: RewardsReport) -> RewardsReport:
+    """Report on all of `rewards`, of which `sent` is the report on those that were sent."""
     verdicts = iter(sent.verdicts)
-    every = tuple(reward.settled or next(verdicts) for reward in rewards)
+    every = tuple(next(verdicts) if (settled := reward.settled) is None else settled for reward in rewards)
     n_settled = len(rewards) - len(sent.verdicts)
     return RewardsReport(sent.accepted, sent.duplicates, sent.rejected + n_settled, every)
 

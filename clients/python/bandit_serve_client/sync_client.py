@@ -35,6 +35,7 @@ from bandit_serve_client.models import Health
 from bandit_serve_client.open_decision import OpenDecision
 from bandit_serve_client.outbox import Outbox
 from bandit_serve_client.rewards import (
+    NOTHING_SENT,
     AnyReward,
     Reward,
     RewardsReport,
@@ -166,7 +167,9 @@ class SyncClient:
         and nothing is sent. Raises `Late`, `NotFound`, `Conflict` or `InvalidRequest` where it does not count.
         """
         reward = Reward(decision_id, value, metric, event_id)
-        return reward.settled or self._send(calls.reward(reward), timeout)
+        if reward.settled is not None:
+            return reward.settled
+        return self._send(calls.reward(reward), timeout)
 
     def rewards(self, rewards: Sequence[AnyReward], *, timeout: float | None = None) -> RewardsReport:
         """Counts at most 10,000 rewards; each has its verdict in the report.
@@ -174,8 +177,9 @@ class SyncClient:
         Those of decisions without an id are `unmatched`, and are not sent.
         """
         sent = to_send(rewards)
-        report = self._send(calls.rewards(sent), timeout) if sent or not rewards else None
-        return report_on(rewards, report)
+        if rewards and not sent:
+            return report_on(rewards, NOTHING_SENT)
+        return report_on(rewards, self._send(calls.rewards(sent), timeout))
 
     def track(
         self,
