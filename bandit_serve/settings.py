@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.base.http_address import HttpAddress
 from bandit_serve.base.mistakes import expected_one_of, nearest
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error
 from bandit_serve.base.secrets import know_secrets_of, shown_url
 from bandit_serve.base.validation import field_error
 from bandit_serve.errors import FieldError, UsageError
@@ -329,8 +330,14 @@ def _wrong_setting(error: msgspec.ValidationError, values: Mapping[str, Any]) ->
 def _read_config(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            values = tomllib.load(file)
+            too_deep = nesting_error(values) is not None
     except OSError as error:
         raise UsageError(f"The config file {path} can not be read: {error.strerror}.") from None
+    except RecursionError:
+        too_deep = True
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The config file {path} is not TOML: {error}.") from None
+    if too_deep:
+        raise UsageError(f"The config file {path} is nested too deep: {TOO_DEEP}.")
+    return values

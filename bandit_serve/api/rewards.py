@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.names import GivenName, Name, OutsideName
+from bandit_serve.base.validation import FieldMistake
 
 MAX_REWARDS = 10_000
 MAX_TOKEN_CHARS = 4_096
@@ -71,12 +72,22 @@ class Reward(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.value is UNSET:
-            raise ValueError("Object missing required field `value`")
+            raise FieldMistake("value", "Object missing required field `value`")
         by_unit = self.unit is not UNSET
         if by_unit is (self.experiment is UNSET) or by_unit is not (self.decision_id is UNSET):
-            raise ValueError(BY_DECISION_OR_UNIT)
-        if self.event_id is None if by_unit else self.at is not UNSET:
-            raise ValueError(BY_DECISION_OR_UNIT if by_unit else "at: expected a reward by unit")
+            raise FieldMistake(self._at_odds(), BY_DECISION_OR_UNIT)
+        if by_unit and self.event_id is None:
+            raise FieldMistake("event_id", BY_DECISION_OR_UNIT)
+        if not by_unit and self.at is not UNSET:
+            raise FieldMistake("at", "expected none: only a reward by unit has a time")
+
+    def _at_odds(self) -> str:
+        """Field that is missing, or is there although the others name a decision or a unit."""
+        if self.decision_id is not UNSET:
+            return "experiment" if self.unit is UNSET else "decision_id"
+        if self.unit is not UNSET:
+            return "experiment"
+        return "decision_id" if self.experiment is UNSET else "unit"
 
 
 class RewardsRequest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -107,7 +107,7 @@ def _in_struct(
     if before is None and set(value) <= set(fields):
         refusal = _refusal(value, struct)
         if refusal is not None:
-            yield FieldError(at, say(refusal, at).detail)
+            yield say(refusal, at)
 
 
 @cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,15 @@ from bandit_serve.base.names import NAME_PATTERN
 from bandit_serve.errors import FieldError, InvalidInput
 
 T = TypeVar("T")
+
+
+class FieldMistake(ValueError):
+    """Mistake of the field `at` that a `__post_init__` finds; msgspec makes a `ValidationError` of it."""
+
+    def __init__(self, at: str, detail: str) -> None:
+        super().__init__(detail)
+        self.at = at
+
 
 FindMistakes = Callable[[Any], list[FieldError]]
 """Finds all mistakes in a document, those beyond its types included."""
@@ -41,6 +51,8 @@ def field_error(error: msgspec.ValidationError, within: str = "") -> FieldError:
     named = _lacks_or_has_more.match(message)
     if named:
         path += f".{named['name']}"
+    elif isinstance(error.__cause__, FieldMistake):
+        path += f".{error.__cause__.at}"
     at = f"{within}{path}".removeprefix(".")
     return FieldError(at, message[: place.start()] if place else message)
 
@@ -84,6 +96,27 @@ def convert_or_explain(
         raise invalid(error, within)
     first_at = field_error(error, within).at
     raise as_invalid_input(sorted(all_mistakes, key=lambda mistake: mistake.at != first_at))
+
+
+@contextmanager
+def of_part(place: str) -> Iterator[None]:
+    """Makes mistakes in the part of a document at `place` those of a body that is this part alone.
+
+    Mistakes elsewhere in the document keep their places.
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        if not error.errors:
+            raise
+        inner = (f"{place}.", f"{place}[")
+        errors = [
+            FieldError(each.at[len(place) :].removeprefix("."), each.detail)
+            if each.at == place or each.at.startswith(inner)
+            else each
+            for each in error.errors
+        ]
+        raise as_invalid_input(errors) from None
 
 
 def as_invalid_input(errors: Sequence[FieldError]) -> InvalidInput:

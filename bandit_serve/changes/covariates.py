@@ -27,11 +27,18 @@ PART_UNITS = 2**16
 
 
 class CovariateColumns(NamedTuple):
-    """Covariates of n units: `values` float64 (n, c), by the place of their `names`."""
+    """Covariates of n units: `values` float64 (n, c), by the place of their `names`.
+
+    `within` is where the columns of covariates are in what was sent.
+    """
 
     units: Sequence[str]
     names: tuple[str, ...]
     values: NDArray[np.float64]
+    within: str = ""
+
+    def place(self, name: str) -> str:
+        return f"{self.within}.{name}" if self.within else name
 
 
 class CovariateChanges:
@@ -74,14 +81,20 @@ def require_fit(live: LiveExperiment, columns: CovariateColumns) -> None:
     elif not columns.names:
         fault = "", f"expected a column of a covariate: one of {', '.join(experiment.covariates)}"
     elif unknown := [name for name in columns.names if name not in experiment.covariates]:
-        fault = unknown[0], f"{expected_one_of(unknown[0], experiment.covariates)}, not {unknown[0]!r}"
+        fault = (
+            columns.place(unknown[0]),
+            f"{expected_one_of(unknown[0], experiment.covariates)}, not {unknown[0]!r}",
+        )
     elif not 1 <= len(columns.units) <= MAX_UPLOADED_UNITS:
         fault = "unit", f"expected 1 to {MAX_UPLOADED_UNITS:,} units, not {len(columns.units):,}"
     elif len(set(columns.units)) < len(columns.units):
         fault = "unit", "expected each unit once"
     elif not (np.abs(columns.values) <= MAX_COVARIATE).all():
         row, place = np.argwhere(~(np.abs(columns.values) <= MAX_COVARIATE))[0]
-        fault = f"{columns.names[place]}[{row}]", f"expected a number within ±{MAX_COVARIATE:g}"
+        fault = (
+            f"{columns.place(columns.names[place])}[{row}]",
+            f"expected a number within ±{MAX_COVARIATE:g}",
+        )
     if fault is not None:
         at, detail = fault
         raise InvalidInput(f"{at or 'The covariates are not valid'}: {detail}.", [FieldError(at, detail)])

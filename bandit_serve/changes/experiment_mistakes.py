@@ -229,8 +229,13 @@ def _replace(document: Any, at: str, number: int) -> str:
 
 
 def _is_secondary_metric(document: dict[str, Any], generic: str, steps: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether the place is in a metric other than the objective: no other check depends on those."""
+    """Whether the place is in a metric other than the objective: no other check depends on those.
+
+    That of a margin as a whole does depend on its parts.
+    """
     if not generic.startswith("metrics[]") or generic == "metrics[].role":
+        return False
+    if generic.startswith("metrics[].margin."):
         return False
     roles = [_inside(metric, "role") for metric in document["metrics"]]
     objective = (

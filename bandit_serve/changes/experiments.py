@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.mistakes import expected_one_of
+from bandit_serve.base.validation import of_part
 from bandit_serve.changes import layers
 from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
@@ -30,7 +31,7 @@ from bandit_serve.experiments.checks import (
     with_metric,
     with_policy,
 )
-from bandit_serve.experiments.layer import Layer
+from bandit_serve.experiments.layer import N_SLOTS, Layer
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.policy import from_experiment, require_pseudo_means
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -147,6 +148,7 @@ class ExperimentChanges:
         layer: the name of the layer, if the caller names it. A layer is left, or another one entered, only by a draft
         that is replaced.
         """
+        require_share(share)
         live = await self.known(name)
         now_ms = await self._store.time_ms()
 
@@ -267,15 +269,17 @@ class ExperimentChanges:
     ) -> LiveExperiment:
         """Gives the experiment another policy, which takes over what was learned as far as it can."""
         # Errors that do not depend on the revision come before the check of the revision.
-        servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))
+        with of_part("policy"):
+            servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))
         now_ms = await self._store.time_ms()
 
         def decide(live: LiveExperiment) -> Changed:
             record = live.record
             if record.status == "stopped":
                 raise Conflict(f"The experiment {name!r} is stopped; its policy is final.")
-            experiment = with_policy(record.experiment, policy)
-            servable(experiment)
+            with of_part("policy"):
+                experiment = with_policy(record.experiment, policy)
+                servable(experiment)
             changed = msgspec.structs.replace(
                 record, experiment=experiment, revision=record.revision + 1, updated_ms=now_ms
             )
@@ -304,10 +308,11 @@ class ExperimentChanges:
                 raise Conflict(
                     f"The experiment {name!r} has or had an arm {arm.name!r}; names of arms are not reused."
                 )
-            experiment = with_arm(record.experiment, arm)
-            if arm.payload is not None:
-                require_payloads(experiment)
-            from_experiment(experiment)
+            with of_part(f"arms[{len(record.experiment.arms)}]"):
+                experiment = with_arm(record.experiment, arm)
+                if arm.payload is not None:
+                    require_payloads(experiment)
+                from_experiment(experiment)
             require_version(arm, "version", self._replica.registry)
             since_ms = None if record.status == "draft" or ramp is None else now_ms
             standing = Standing(ramp=ramp, ramp_since_ms=since_ms)
@@ -518,6 +523,13 @@ def require_no_horizon(record: Record) -> None:
             f"The experiment {record.experiment.id!r} is on its way to a fixed end, for the arms that it has: "
             "another one needs an experiment of its own."
         )
+
+
+def require_share(share: float) -> None:
+    """Raises `InvalidInput` for what is no share of a layer, NaN included, which types let pass."""
+    if not 1.0 / N_SLOTS <= share <= 1.0:
+        detail = f"expected a number from {1.0 / N_SLOTS:g} to 1"
+        raise InvalidInput(f"share: {detail}.", [FieldError("share", detail)])
 
 
 def require_winner(record: Record, winner: str, registry: Registry) -> None:

@@ -8,9 +8,11 @@ import msgspec
 import typer
 
 from bandit_serve.api.views import experiment_view
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error_of_json
 from bandit_serve.base.validation import as_invalid_input, invalid
 from bandit_serve.cli.access import actor
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
+from bandit_serve.cli.number_options import number_option
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
 from bandit_serve.experiments.metric import Metric
@@ -36,10 +38,10 @@ async def add_arm(
     payload: Annotated[str | None, typer.Option(help="What the caller is handed, as JSON.")] = None,
     feature: Annotated[
         list[float] | None,
-        typer.Option(help="A number that describes it to a contextual policy; repeatable, in order."),
+        number_option("A number that describes it to a contextual policy; repeatable, in order."),
     ] = None,
     ramp_from: Annotated[
-        float | None, typer.Option(help="The most of its share at first, above 0 and at most 1.")
+        float | None, number_option("The most of its share at first, above 0 and at most 1.")
     ] = None,
     ramp_over: Annotated[
         str | None, typer.Option(help='How long until nothing bounds its share any more, such as "2h".')
@@ -120,6 +122,8 @@ async def add_metric(
 
 
 def _json(text: str) -> Any:
+    if nesting_error_of_json(text.encode()) is not None:
+        raise UsageError(f"The JSON is nested too deep: {TOO_DEEP}.")
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error, nesting_error_of_json
 from bandit_serve.errors import FieldError, InvalidInput, UsageError
 
 STDIN = Path("-")
@@ -97,8 +98,8 @@ def read_documents(path: Path) -> list[Any]:
     except OSError as error:
         raise UsageError(f"The file {path} can not be read: {error.strerror}.") from None
     try:
-        return language.read(_text(path, content))
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        return _read(language, _text(path, content), f"The file {path}")
+    except (ValueError, yaml.YAMLError) as error:
         raise InvalidInput(f"The file {path} is not {language.name}: {_one_line(error)}.") from None
 
 
@@ -169,10 +170,24 @@ def _read_any(text: str) -> list[Any]:
     refusals = []
     for language in (JSON, TOML, YAML):
         try:
-            return language.read(text)
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            return _read(language, text, "The standard input")
+        except (ValueError, yaml.YAMLError) as error:
             refusals.append(f"not {language.name} ({_one_line(error)})")
     raise InvalidInput(f"The standard input is {', '.join(refusals)}.")
+
+
+def _read(language: Language, text: str, named: str) -> list[Any]:
+    """Reads all documents of a text. Raises `InvalidInput` for one that is nested too deep for what is done with it."""
+    too_deep: FieldError | None
+    try:
+        documents = language.read(text)
+        too_deep = next(filter(None, map(nesting_error, documents)), None)
+    except RecursionError:
+        too_deep = nesting_error_of_json(text.encode()) or FieldError("", TOO_DEEP)
+    if too_deep is not None:
+        where = f" at {too_deep.at}" if too_deep.at else ""
+        raise InvalidInput(f"{named} is nested too deep{where}: {TOO_DEEP}.", [too_deep])
+    return documents
 
 
 def _text(path: Path, content: bytes) -> str:

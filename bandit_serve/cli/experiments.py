@@ -17,6 +17,7 @@ from bandit_serve.cli.access import actor, store_name
 from bandit_serve.cli.command import AsJson, Experiment, Reason, of_existing_store, with_state
 from bandit_serve.cli.experiments_file import named, read_experiments
 from bandit_serve.cli.experiments_plan import FieldChange, Outcome, Planned, plan
+from bandit_serve.cli.number_options import number_option
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.cli.results import explain, results
 from bandit_serve.errors import BanditServeError
@@ -241,7 +242,7 @@ async def layer(
     node: Node,
     experiment: Experiment,
     share: Annotated[
-        float, typer.Option(help="The share of the layer's units that may be in it.", min=1 / N_SLOTS, max=1)
+        float, number_option("The share of the layer's units that may be in it.", min=1 / N_SLOTS, max=1)
     ],
     reason: Reason = None,
     as_json: AsJson = False,

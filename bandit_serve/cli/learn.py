@@ -9,6 +9,7 @@ import typer
 
 from bandit_serve.cli.access import actor
 from bandit_serve.cli.command import AsJson, of_existing_store, with_state
+from bandit_serve.cli.number_options import number_option
 from bandit_serve.cli.output import print_json, say
 from bandit_serve.errors import UsageError
 from bandit_serve.experiments.spec import Ramp
@@ -41,7 +42,7 @@ async def learn(
         ),
     ] = None,
     every: Annotated[int, typer.Option(help="Ratings between two versions.", min=1)] = 5_000,
-    checkpoint_every: Annotated[float, typer.Option(help="Seconds between two checkpoints.", min=0.0)] = 5.0,
+    checkpoint_every: Annotated[float, number_option("Seconds between two checkpoints.", min=0.0)] = 5.0,
     gate: Annotated[str, typer.Option(help="Gate that a version has to pass to be staged.")] = STAGING,
     promote: Annotated[
         str | None, typer.Option(help="Gate that it has to pass to go into production (default: never).")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -80,6 +82,7 @@ def run() -> None:
     _add_commands(sys.argv[1] if len(sys.argv) > 1 else None)
     plain_last_resort()
     try:
+        _require_utf8(sys.argv[1:])
         status = app(prog_name="bandit-serve", standalone_mode=False)
     except BanditServeError as error:
         _print_error(error)
@@ -87,11 +90,11 @@ def run() -> None:
     except typer.Abort:
         status = 1
     except OSError as error:
-        full = disk_full(error)
-        if full is None:
+        said = disk_full(error) or _of_file(error)
+        if said is None:
             _print_traceback()
         else:
-            _print_error(full)
+            _print_error(said)
         status = 1
     except Exception as error:
         status = getattr(error, "exit_code", 1)
@@ -100,6 +103,20 @@ def run() -> None:
         else:
             _print_traceback()
     sys.exit(status)
+
+
+def _require_utf8(arguments: Sequence[str]) -> None:
+    """Raises `UsageError` for bytes that are no text: nothing that takes one could write or send it."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"The argument {ascii(argument)[:80]} is not UTF-8.")
+
+
+def _of_file(error: OSError) -> BanditServeError | None:
+    """Sentence for an error that names its file; None for any other."""
+    if not isinstance(error.filename, str | bytes) or error.strerror is None:
+        return None
+    return BanditServeError(f"The file {os.fsdecode(error.filename)} can not be used: {error.strerror}.")
 
 
 def _print_traceback() -> None:

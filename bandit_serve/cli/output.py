@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,19 +13,12 @@ from rich.text import Text
 
 from bandit_serve.base.printable_text import printable_json
 from bandit_serve.base.terminal import Terminal, print_line
-from bandit_serve.errors import UsageError
 
 Cell = str | Text
 
 
 def print_json(document: Any) -> None:
     print_line(printable_json(msgspec.json.format(msgspec.json.encode(document), indent=2)).decode())
-
-
-def require_writable(path: Path) -> None:
-    """Raises `UsageError` where a file could not be written."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{path} can not be written: {path.parent} is no directory, or {path} is one.")
 
 
 def say(text: str) -> None:

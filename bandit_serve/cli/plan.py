@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,9 @@ from bandit_serve.base.validation import field_error
 from bandit_serve.cli.access import following, store_url
 from bandit_serve.cli.command import WHERE, AsJson
 from bandit_serve.cli.data_directory import require_data_directory
+from bandit_serve.cli.number_options import number_option
 from bandit_serve.cli.output import print_json
+from bandit_serve.cli.output_file import output_file
 from bandit_serve.cli.plan_table import print_plan, title
 from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.errors import InvalidInput, UsageError
@@ -43,18 +46,18 @@ def plan(
         ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Rate in control, of values 0 and 1.", rich_help_panel=KNOWN)
+        float | None, number_option("Rate in control, of values 0 and 1.", rich_help_panel=KNOWN)
     ] = None,
     mean: Annotated[
-        float | None, typer.Option(help="Mean in control, of any numbers.", rich_help_panel=KNOWN)
+        float | None, number_option("Mean in control, of any numbers.", rich_help_panel=KNOWN)
     ] = None,
-    sd: Annotated[float | None, typer.Option(help="Their standard deviation.", rich_help_panel=KNOWN)] = None,
+    sd: Annotated[float | None, number_option("Their standard deviation.", rich_help_panel=KNOWN)] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="Metric of the experiment (default: the objective).", rich_help_panel=KNOWN),
     ] = None,
     traffic: Annotated[
-        float | None, typer.Option(help="Observations a day, of all arms.", rich_help_panel=KNOWN)
+        float | None, number_option("Observations a day, of all arms.", rich_help_panel=KNOWN)
     ] = None,
     effect: Annotated[
         str | None,
@@ -65,20 +68,20 @@ def plan(
         ),
     ] = None,
     days: Annotated[
-        float | None, typer.Option(help="Or days, and what they can find.", rich_help_panel=ASKED)
+        float | None, number_option("Or days, and what they can find.", rich_help_panel=ASKED)
     ] = None,
     arms: Annotated[
         int | None, typer.Option(help="Arms with control, evenly shared (default: 2).", rich_help_panel=HOW)
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Level of error (default: 0.05).", rich_help_panel=HOW)
+        float | None, number_option("Level of error (default: 0.05).", rich_help_panel=HOW)
     ] = None,
     power: Annotated[
-        float | None, typer.Option(help="Chance of finding it (default: 0.8).", rich_help_panel=HOW)
+        float | None, number_option("Chance of finding it (default: 0.8).", rich_help_panel=HOW)
     ] = None,
     correlation: Annotated[
         float | None,
-        typer.Option(help="With a covariate from before: adds CUPED.", rich_help_panel=HOW),
+        number_option("With a covariate from before: adds CUPED.", rich_help_panel=HOW),
     ] = None,
     looks: Annotated[
         int | None, typer.Option(help="Looks of the horizon (default: 5).", rich_help_panel=HOW)
@@ -100,6 +103,8 @@ def plan(
 
     bandit-serve plan --rate 0.1 --effect 5% --traffic 4000
     """
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot writes an SVG file, not {plot}.")
     document = {
         "baseline": _given(rate=rate, mean=mean, sd=sd) or None,
         "experiment": experiment,
@@ -114,17 +119,16 @@ def plan(
         "expected_samples": expected_samples,
         **_given(power=power),
     }
-    if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir() or plot.is_dir()):
-        raise UsageError(f"--plot writes an SVG file in a directory that there is, not {plot}.")
-    try:
-        request = _request(document)
-        require_complete(request)
-        design = design_of(request) if experiment is None else _design_from(settings, request)
-        found = planned(request, design)
-    except InvalidInput as error:
-        raise UsageError(str(error), error.errors) from None
-    if plot is not None:
-        plot.write_text(_picture(found, design), encoding="utf-8")
+    with output_file(plot) as picture:
+        try:
+            request = _request(document)
+            require_complete(request)
+            design = design_of(request) if experiment is None else _design_from(settings, request)
+            found = planned(request, design)
+        except InvalidInput as error:
+            raise UsageError(str(error), error.errors) from None
+        if picture is not None:
+            picture.write(_picture(found, design))
     if as_json:
         print_json(found)
     else:
@@ -140,8 +144,8 @@ def _effect(text: str) -> dict[str, float]:
     try:
         value = float(number)
     except ValueError:
-        rest = text
-    if rest.strip():
+        value = math.nan
+    if rest.strip() or not math.isfinite(value):
         raise UsageError(
             f"--effect must be a number, or a percentage of control's mean like 5%, not {text!r}."
         )

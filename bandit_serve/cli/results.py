@@ -14,7 +14,8 @@ from msgspec import UNSET
 from bandit_serve.base.extras import require
 from bandit_serve.base.terminal import Terminal
 from bandit_serve.cli.command import AsJson, Experiment, of_existing_store, with_state
-from bandit_serve.cli.output import print_json, require_writable, say
+from bandit_serve.cli.output import print_json, say
+from bandit_serve.cli.output_file import OutputFile, output_file
 from bandit_serve.cli.over_time import print_over_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.cli.segments_table import print_segments
@@ -64,24 +65,23 @@ async def results(
     as_json: AsJson = False,
 ) -> None:
     """Shows what is known so far; it may be looked at at any time."""
-    for path in filter(None, (html, png)):
-        require_writable(path)
     if png is not None:
         require("resvg_py", "png")
     shown: Report | ResultsHistory | None = None
-    while True:
-        live = await node.experiment_changes.known(experiment)
-        now = await (_history(node, live) if over_time else _report(node, live, by))
-        if _undated(now) != shown:
-            if watch and not as_json and sys.stdout.isatty():
-                Terminal().clear()
-            _print(now, live, as_json)
-            shown = _undated(now)
-            if html is not None or png is not None:
-                await _draw(node, live, html, png, theme, await _looked_up(node, live, now, by))
-        if not watch:
-            return
-        await asyncio.sleep(EVERY_S)
+    with output_file(html) as page, output_file(png) as picture:
+        while True:
+            live = await node.experiment_changes.known(experiment)
+            now = await (_history(node, live) if over_time else _report(node, live, by))
+            if _undated(now) != shown:
+                if watch and not as_json and sys.stdout.isatty():
+                    Terminal().clear()
+                _print(now, live, as_json)
+                shown = _undated(now)
+                if page is not None or picture is not None:
+                    await _draw(node, live, page, picture, theme, await _looked_up(node, live, now, by))
+            if not watch:
+                return
+            await asyncio.sleep(EVERY_S)
 
 
 @with_state
@@ -123,8 +123,8 @@ async def _looked_up(
 async def _draw(
     node: Node,
     live: LiveExperiment,
-    html: Path | None,
-    png: Path | None,
+    page: OutputFile | None,
+    picture: OutputFile | None,
     theme: Theme,
     looked_up: SegmentReport | None,
 ) -> None:
@@ -133,10 +133,10 @@ async def _draw(
 
     def draw(fold: ResultsFold) -> None:
         shown = shown_of(fold, record, shares, changes, as_of_ms, looked_up)
-        if html is not None:
-            html.write_text(report_page(shown), encoding="utf-8")
-        if png is not None:
-            png.write_bytes(report_png(shown, theme))
+        if page is not None:
+            page.write(report_page(shown))
+        if picture is not None:
+            picture.write(report_png(shown, theme))
 
     await node.results.up_to_now(live, draw)
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import msgspec
 
 from bandit_serve.base.extras import require
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error_of_json
 from bandit_serve.errors import InvalidInput
 from bandit_serve.training.tables import GZIP, PARQUET, PARQUET_ENDINGS, TextTable, tables
 
@@ -192,9 +193,12 @@ class _JsonLines:
                         line = self._line(file)
                     yield number, f"expected a line of at most {MAX_LINE_BYTES} bytes"
                     continue
+                if nesting_error_of_json(line) is not None:
+                    yield number, TOO_DEEP
+                    continue
                 try:
                     content = msgspec.json.decode(line)
-                except (msgspec.DecodeError, ValueError, RecursionError) as error:
+                except (msgspec.DecodeError, ValueError) as error:
                     yield number, f"expected a JSON object: {error}"
                     continue
                 yield number, content if isinstance(content, dict) else "expected a JSON object"

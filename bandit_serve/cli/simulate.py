@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import typer
 
 from bandit_serve.cli.command import AsJson
 from bandit_serve.cli.described import read_described
-from bandit_serve.cli.output import print_json, require_writable
+from bandit_serve.cli.number_options import number_option
+from bandit_serve.cli.output import print_json
+from bandit_serve.cli.output_file import output_file
 from bandit_serve.cli.simulate_progress import SimulationProgress
 from bandit_serve.cli.simulate_table import print_report
 from bandit_serve.errors import InvalidInput, UsageError
@@ -46,7 +49,7 @@ def simulate(
     ] = None,
     sd: Annotated[
         float | None,
-        typer.Option(help="gaussian: standard deviation of a reward (default: 1).", rich_help_panel=WORLD),
+        number_option("gaussian: standard deviation of a reward (default: 1).", rich_help_panel=WORLD),
     ] = None,
     features: Annotated[
         int | None,
@@ -54,13 +57,11 @@ def simulate(
     ] = None,
     signal: Annotated[
         float | None,
-        typer.Option(
-            help="linear, logistic: standard deviation of a score (default: 1).", rich_help_panel=WORLD
-        ),
+        number_option("linear, logistic: standard deviation of a score (default: 1).", rich_help_panel=WORLD),
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="linear: standard deviation of the noise (default: 0.5).", rich_help_panel=WORLD),
+        number_option("linear: standard deviation of the noise (default: 0.5).", rich_help_panel=WORLD),
     ] = None,
     csv: Annotated[
         str | None,
@@ -91,8 +92,8 @@ def simulate(
     ] = None,
     drift: Annotated[
         float | None,
-        typer.Option(
-            help="How far each mean or coefficient wanders in 1,000 decisions.", rich_help_panel=MODIFIERS
+        number_option(
+            "How far each mean or coefficient wanders in 1,000 decisions.", rich_help_panel=MODIFIERS
         ),
     ] = None,
     delay: Annotated[
@@ -117,7 +118,7 @@ def simulate(
     ] = None,
     lost: Annotated[
         float | None,
-        typer.Option(help="Share of rewards that never come (default: 0).", rich_help_panel=MODIFIERS),
+        number_option("Share of rewards that never come (default: 0).", rich_help_panel=MODIFIERS),
     ] = None,
     horizon: Annotated[
         int | None,
@@ -182,15 +183,16 @@ def simulate(
         simulation = Simulation.of(document)
     except InvalidInput as error:
         raise error if isinstance(error, UsageError) else UsageError(str(error), error.errors) from None
-    _check_writable(plot, png)
-    with SimulationProgress(simulation, quiet=as_json) as progress:
-        trials = run_trials(simulation, jobs, progress.on_trial)
-        elapsed_s = progress.elapsed_s
-    report = simulation_report(simulation, trials)
-    if plot is not None:
-        plot.write_text(page(report, axis), encoding="utf-8")
-    if png is not None:
-        save_picture(picture_page(report, axis, theme), png)
+    _check_pictures(plot, png)
+    with output_file(plot) as html, output_file(png) as picture:
+        with SimulationProgress(simulation, quiet=as_json) as progress:
+            trials = run_trials(simulation, jobs, progress.on_trial)
+            elapsed_s = progress.elapsed_s
+        report = simulation_report(simulation, trials)
+        if html is not None:
+            html.write(page(report, axis))
+        if picture is not None:
+            picture.write(_picture(picture_page(report, axis, theme)))
     if as_json:
         print_json(report)
     else:
@@ -281,11 +283,16 @@ def _whole(flag: str, text: str) -> int:
         raise UsageError(f"{flag} must be a whole number here, not {text!r}.") from None
 
 
-def _check_writable(plot: Path | None, png: Path | None) -> None:
-    """Raises before the simulation if a file could not be written after it."""
+def _check_pictures(plot: Path | None, png: Path | None) -> None:
+    """Raises before the simulation if a picture could not be made after it."""
     if plot is not None and plot.suffix.lower() == ".png":
         raise UsageError(f"--plot writes an HTML page; for a picture: --png {plot}.")
-    for path in filter(None, (plot, png)):
-        require_writable(path)
     if png is not None:
         find_browser()
+
+
+def _picture(html: str) -> bytes:
+    with TemporaryDirectory(prefix="bandit-serve-plot-") as folder:
+        path = Path(folder, "plot.png")
+        save_picture(html, path)
+        return path.read_bytes()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
+from tempfile import TemporaryFile, gettempdir, mkdtemp
 from typing import Annotated, Any
 
 import msgspec
@@ -258,8 +258,10 @@ def _look_for_store(settings: Settings, plan: Plan) -> None:
 def _made(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UsageError(f"The directory {folder} can not be made: {error.strerror}.") from None
+        raise UsageError(f"The directory {folder} can not be written to: {error.strerror}.") from None
     return folder
 
 

@@ -38,6 +38,7 @@ class ControlDecider:
         self.status = record.status
         self.revision = record.revision
         self.uid = record.uid
+        self.decides = not experiment.interleaves
         self.sticky = self.needs_unit = experiment.unit == "user"
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]

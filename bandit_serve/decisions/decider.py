@@ -105,6 +105,8 @@ class Decider:
         self.revision = live.record.revision
         self.status = live.record.status
         self.interleaves = experiment.interleaves
+        # Whether a request gets one arm, so that it can be asked as a flag or as a model.
+        self.decides = not self.interleaves
         self._draws = self.status == "running" and not self.interleaves
         self.sticky = experiment.unit == "user"
         self.features = live.features

@@ -210,9 +210,9 @@ class Decisions:
         if contexts is not None and len(contexts) != len(units):
             detail = f"expected as many as units, {len(units)}"
             raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
+        if decider.contextless and any(contexts or ()):
+            raise no_context("contexts")
         if decider.features is None and not decider.covariates:
-            if decider.contextless and any(contexts or ()):
-                raise no_context("contexts")
             if decider.membership is not None and decider.status == "running":
                 return await self._decide_members(decider, decider.membership, units, contexts)
             tokens, arms, propensities = decider.decide_columns(units, self.keyring, self._now_ms())
@@ -328,13 +328,6 @@ class Decisions:
             check(request)
         if decider.interleaves and decider.status == "running":
             require_list(request)
-
-    def require_one_arm(self, experiment: str) -> None:
-        """Raises `Conflict` where a prediction is not that of one arm."""
-        if self.decider(experiment).interleaves:
-            raise Conflict(
-                f"The experiment {experiment!r} interleaves two lists; predict gives each item its own id."
-            )
 
     def max_output_bytes(self, experiment: str) -> int:
         """Bytes of `outputs` in the answer to one prediction, at most, whatever arm is drawn."""

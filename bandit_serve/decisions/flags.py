@@ -21,6 +21,7 @@ from bandit_serve.errors import FieldError, InvalidInput, NotFound
 from bandit_serve.log.events import ON_DEMAND
 
 REASONS: Mapping[str, Reason] = {"running": "SPLIT", "paused": "DISABLED", "stopped": "STATIC"}
+KEY_PLACE = "context.targetingKey"
 KINDS = "expected a number, a text, true, false or null"
 NUMERIC = "expected a number, true, false or null"
 
@@ -46,15 +47,19 @@ class Flags:
         self._next: dict[int, int] = {}
 
     def needs_unit(self, experiment: str) -> bool:
-        """Whether an experiment assigns users, or is in a layer. Raises `NotFound` for a draft, too."""
+        """Whether an experiment assigns users, or is in a layer. Raises `NotFound` for one that is no flag, too."""
         decider = self._decisions.decider(experiment)
         if decider.status == "draft":
             raise NotFound(f"There is no flag {experiment!r}: the experiment is a draft.")
+        if not decider.decides:
+            raise NotFound(f"There is no flag {experiment!r}: the experiment interleaves lists of two arms.")
         return decider.needs_unit
 
     def evaluate(self, experiment: str, unit: str | None, context: Mapping[str, Any]) -> Flag:
         """Decides as `Decisions.decide`, with those values of `context` that the experiment names."""
         decider = self._decisions.decider(experiment)
+        if unit is not None:
+            check_outside(unit, KEY_PLACE)
         named = _named(decider, context)
         decided = self._decisions.decide(experiment, DecideRequest(unit, named or None))
         return _flag(
@@ -72,7 +77,7 @@ class Flags:
 
         Left out are drafts, experiments that do not assign users, and those with a field that `context` lacks.
         """
-        check_outside(unit, "context.targetingKey")
+        check_outside(unit, KEY_PLACE)
         assignments, turn = [], Turn()
         for name in self._decisions.names():
             decider = self._decisions.find(name)
@@ -135,7 +140,12 @@ class Flags:
 
 def _is_for(decider: Decider | ControlDecider, context: Mapping[str, Any]) -> bool:
     """Whether an experiment assigns users who need not say more than `context` does."""
-    return decider.status != "draft" and decider.sticky and decider.context_fields <= context.keys()
+    return (
+        decider.status != "draft"
+        and decider.decides
+        and decider.sticky
+        and decider.context_fields <= context.keys()
+    )
 
 
 def _named(decider: Decider | ControlDecider, context: Mapping[str, Any]) -> Context:

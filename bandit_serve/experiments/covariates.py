@@ -26,6 +26,7 @@ def with_covariates(
     for name in given:
         if name not in names:
             detail = f"{expected_one_of(name, names)}, not {name!r}" if names else "no metric has a covariate"
-            raise InvalidInput(f"covariates: {detail}.", [FieldError("covariates", detail)])
+            at = f"covariates.{name[:60]}" if names else "covariates"
+            raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
     values = np.array([given.get(name) or 0.0 for name in names], np.float32)
     return values if x is None else np.concatenate([x, values])

@@ -78,10 +78,14 @@ class QuantileTable(MetricTable):
     def brief(self, arm: int) -> Brief:
         quantiles, compared = self.quantiles, bool(self._comparable()[arm])
         value, base = float(quantiles.values[arm]), float(quantiles.values[self.control])
-        return super().brief(arm)._replace(
-            mean=value if self.told and quantiles.n[arm] else None,
-            difference=value - base if compared else None,
-            difference_interval=quantiles.difference_interval(arm) if compared else None,
+        return (
+            super()
+            .brief(arm)
+            ._replace(
+                mean=value if self.told and quantiles.n[arm] else None,
+                difference=value - base if compared else None,
+                difference_interval=quantiles.difference_interval(arm) if compared else None,
+            )
         )
 
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:

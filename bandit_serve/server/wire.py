@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from bandit_serve.base.filled import Fill
 from bandit_serve.base.mistakes import MAX_MISTAKES
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error, nesting_error_of_json
 from bandit_serve.base.turns import Turn
 from bandit_serve.base.validation import FindMistakes, as_invalid_input, convert_or_explain, invalid
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
@@ -54,8 +55,9 @@ class Body(Generic[T]):
 
     Bodies are read as `usual` where they fit, a part of what `kind` takes that is read sooner.
 
-    In routes that take JSON only, an object with a repeated key is refused. In routes of decisions and rewards the last
-    value counts, because a check would need a second pass over the body.
+    In routes that take JSON only, nesting is bounded and an object with a repeated key is refused. In routes of
+    decisions and rewards the last value counts, because a check would need a second pass over the body; what they take
+    is flat.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Body(Generic[T]):
         body = await read_bytes(request, self._timeout_s)
         if self.msgpack:
             return self.decode(request.headers, body, every)
+        await require_shallow(body)
         try:
             content = self.decode(request.headers, body, every, fill)
         except InvalidInput as error:
@@ -120,7 +123,9 @@ class Body(Generic[T]):
             if fill is not None and media == JSON:
                 return self._decode_filled(body, fill, error, every)
             return reread_body(body, media, self.kind, error, every=every)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except RecursionError:
+            raise as_invalid_input([_too_deep(body, media)]) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
         given = f"not {content_type[:80]!r}" if content_type else "and there is none"
@@ -225,7 +230,9 @@ class Entries(Generic[T]):
                 return cast(
                     T, reread_body(bytes(raw), media, self._kind, error, within, most=1 if left < 0 else None)
                 )
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except RecursionError:
+                raise as_invalid_input([_too_deep(bytes(raw), media, within)]) from None
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 detail = f"The entry can not be read: {_sentence(str(error))}"
                 if not within:
                     raise InvalidInput(detail) from None
@@ -268,7 +275,24 @@ def reread_body(
         document = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(error, within) from None
+    too_deep = nesting_error(document, within)
+    if too_deep is not None:
+        raise as_invalid_input([too_deep])
     return convert_or_explain(document, kind, error, within, most, every, others)
+
+
+async def require_shallow(body: bytes) -> None:
+    """Raises `InvalidInput` for JSON that is nested too deep to be read."""
+    here = len(body) <= PATIENT_BYTES
+    too_deep = nesting_error_of_json(body) if here else await asyncio.to_thread(nesting_error_of_json, body)
+    if too_deep is not None:
+        raise as_invalid_input([too_deep])
+
+
+def _too_deep(body: bytes, media: str, within: str = "") -> FieldError:
+    """Error of a body that no decoder has the depth for."""
+    error = nesting_error_of_json(body, within) if media == JSON else None
+    return FieldError(within, TOO_DEEP) if error is None else error
 
 
 async def require_once(body: bytes, others: Sequence[FieldError] = (), within: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error
 from bandit_serve.errors import BanditServeError, InvalidInput
 from bandit_serve.experiments.policy import default_floor
 from bandit_serve.policies import POLICIES
@@ -44,6 +45,7 @@ class Contender(Struct, frozen=True):
                 require_that(isinstance(place, dict), _expected(text))
             require_that(last not in place, f"The policy {text!r} gives {name.strip()} twice.")
             place[last] = _value(value.strip())
+        require_that(nesting_error(document) is None, _too_deep(text))
         document.setdefault("name", text.strip())
         return cls.of({**document, "kind": kind.strip()})
 
@@ -138,10 +140,16 @@ def _value(text: str) -> Any:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         pass
+    except RecursionError:
+        raise InvalidInput(_too_deep(text)) from None
     try:
         return float(text)  # .05 is no JSON
     except ValueError:
         return text
+
+
+def _too_deep(text: str) -> str:
+    return f"The policy {text[:MAX_NAME_CHARS]!r} is nested too deep: {TOO_DEEP}."
 
 
 def _text(value: Any) -> str:

@@ -81,7 +81,10 @@ def test_the_plot_is_a_picture_of_all_tests(tmp_path: Path) -> None:
         (["--rate", "0.1", "--effect", "5%x"], "--effect must be a number, or a percentage"),
         (["--rate", "1.5", "--effect", "5%"], "baseline.rate"),
         (["--rate", "0.1", "--days", "5"], "traffic: expected observations a day"),
-        (["--rate", "0.1", "--effect", "5%", "--plot", "plan.png"], "--plot writes an SVG file"),
+        (
+            ["--rate", "0.1", "--effect", "5%", "--plot", "plan.png"],
+            "--plot writes an SVG file, not plan.png",
+        ),
     ],
 )
 def test_wrong_usage_is_said(flags: list[str], says: str) -> None:

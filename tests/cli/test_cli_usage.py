@@ -51,6 +51,32 @@ def test_nothing_is_imported_that_is_not_needed(imported: str, needless: str) ->
     assert subprocess.run([sys.executable, "-c", code], env=clean_environment(), check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["\udcff"],
+        ["experiments", "start", "x", "--reason", "caf\udce9"],
+        ["plan", "--plot", "\udcff.svg"],
+        ["experiments", "apply", "\udcff.json"],
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(arguments: list[str]) -> None:
+    ran = bandit_serve(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert "is not UTF-8" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["experiments list", "replay", "doctor", "repair x"])
+def test_an_error_of_a_file_is_a_sentence(command: str) -> None:
+    name = "x" * 300
+    ran = bandit_serve(*command.split(), "--data", name)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("error: The file ")
+    assert name in ran.err
+    assert ran.err.endswith(" can not be used: File name too long.\n")
+
+
 @pytest.mark.parametrize("name", ["evaluate", "export"])
 def test_what_is_not_built_says_so(name: str) -> None:
     ran = bandit_serve(name, "--some-flag", "3", "argument")

@@ -163,6 +163,38 @@ OF_KIND = {"policy.kind": put("policy", "kind", value="thomson")}
 STANDS_ALONE = ("policy.min_share", "policy.holdout", "policy.warmup", "policy.half_life", "policy.refresh")
 
 
+MARGINS: list[tuple[Any, list[str]]] = [
+    ({"absolute": 1e300}, ["margin.absolute"]),
+    ({"relative": -1}, ["margin.relative"]),
+    ({"absolute": "wide"}, ["margin.absolute"]),
+    ({"absolute": None}, ["margin.absolute"]),
+    ({"absolute": 1e300, "relative": -1}, ["margin.absolute", "margin.relative"]),
+    ({"absolute": 1e300, "relative": 0.1}, ["margin.absolute"]),
+    ({"absolut": 1}, ["margin.absolut"]),
+    ({}, ["margin"]),
+    ({"absolute": 1, "relative": 0.1}, ["margin"]),
+    (5, ["margin"]),
+    (None, ["margin"]),
+    ({"absolute": 1}, []),
+]
+
+
+@pytest.mark.parametrize(("margin", "places"), MARGINS)
+@pytest.mark.parametrize("role", ["guardrail", "secondary"])
+def test_a_mistake_in_a_margin_is_said_once(margin: Any, places: list[str], role: str) -> None:
+    guardrail = {"name": "g", "kind": "continuous", "role": role, "margin": margin}
+    document = {
+        "id": "e",
+        "arms": [{"name": "a"}, {"name": "b"}],
+        "metrics": [{"name": "m", "kind": "continuous"}, guardrail],
+    }
+    said = [mistake.at for mistake in every_mistake(document)]
+    if role == "guardrail":
+        assert said == [f"metrics[1].{place}" for place in places]
+    else:
+        assert said
+
+
 def test_what_is_changed_is_right_before() -> None:
     for document in (CONTEXT_FREE, CONTEXTUAL):
         assert every_mistake(document) == []
@@ -292,7 +324,7 @@ def test_over_http_they_come_in_one_answer(service: ThrowawayService) -> None:
     refused(service.call("PUT", "/v1/experiments/draft/policy", policy), "bet", "min_share", "kind")
     policy = {"kind": "ucb1", "sigma": -1, "min_share": 0.5}
     answer = service.call("PUT", "/v1/experiments/draft/policy", policy)
-    refused(answer, "policy.min_share", "policy.sigma")
+    refused(answer, "min_share", "sigma")
 
 
 def refused(answer: Answer, *places: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_a_decision_without_one_counts_as_0_and_an_unknown_one_is_refused(servic
     at = f"/v1/experiments/{name}/decide"
     assert decide(service, name)["decision_id"]
     assert decide(service, name, covariates={"before": None})["decision_id"]
-    check_problem(service.call("POST", at, {"covariates": {"befor": 1}}), 400, "covariates")
+    check_problem(service.call("POST", at, {"covariates": {"befor": 1}}), 400, "covariates.befor")
     check_problem(service.call("POST", at, {"covariates": {"before": 1e13}}), 400, "covariates.before")
     plain = running(service)
     answer = service.call("POST", f"/v1/experiments/{plain}/decide", {"covariates": {"before": 1}})
@@ -121,30 +121,35 @@ def test_covariates_by_unit_are_uploaded_before_the_start(service, store, place)
 
 N_ROWS = 2**20
 A_ROW = {"unit": ["a"], "before": [1.0]}
-ONE_LONG_UNIT = pa.DictionaryArray.from_arrays(np.zeros(N_ROWS, np.int32), ["u" * 20_000])
+
+
+def one_long_unit():
+    return pa.DictionaryArray.from_arrays(np.zeros(N_ROWS, np.int32), ["u" * 20_000])
+
+
+def two_long_texts():
+    return pa.array(["1" * 2**28] * 2).dictionary_encode()
 
 
 @pytest.mark.parametrize(
     ("columns", "at"),
     [
-        ({"unit": ONE_LONG_UNIT, "before": np.zeros(N_ROWS)}, "unit"),
+        ({"unit": one_long_unit, "before": np.zeros(N_ROWS)}, "unit"),
         ({"unit": ["a" * 257], "before": [1.0]}, "unit"),
         ({"unit": np.arange(N_ROWS + 1), "before": np.zeros(N_ROWS + 1)}, "unit"),
         ({"unit": [b"a"], "before": [1.0]}, "unit"),
         ({**A_ROW, **{f"x{i}": [1.0] for i in range(32)}}, ""),
         ({**A_ROW, "x": ["1"]}, "x"),
         ({**A_ROW, "x": [[1.0]]}, "x"),
-        (
-            {"unit": ["a", "b"], "before": [1.0, 2.0], "x": pa.array(["1" * 2**28] * 2).dictionary_encode()},
-            "x",
-        ),
+        ({"unit": ["a", "b"], "before": [1.0, 2.0], "x": two_long_texts}, "x"),
     ],
     ids=["a long unit", "too long", "rows", "bytes", "columns", "texts", "lists", "a long text"],
 )
 def test_what_a_parquet_file_would_cost_is_known_before_it_is_read(service, columns, at):
     """The first of them is of 8 kB, and would be 20 GiB."""
     file = io.BytesIO()
-    pq.write_table(pa.table(columns), file, compression="zstd")
+    made = {name: column() if callable(column) else column for name, column in columns.items()}
+    pq.write_table(pa.table(made), file, compression="zstd")
     assert len(file.getvalue()) < 2**24
     name = draft(service, metrics=METRICS, unit="user")
     media = {"Content-Type": "application/vnd.apache.parquet"}
@@ -176,7 +181,7 @@ def test_units_that_are_integers_are_read_as_texts():
     ("body", "media", "at"),
     [
         ({"unit": ["a", "a"], "covariates": {"before": [1, 2]}}, "application/json", "unit"),
-        ({"unit": ["a"], "covariates": {"befor": [1]}}, "application/json", "befor"),
+        ({"unit": ["a"], "covariates": {"befor": [1]}}, "application/json", "covariates.befor"),
         ({"unit": ["a"], "covariates": {"before": [1, 2]}}, "application/json", "covariates.before"),
         (b"unit,before\na,x\n", "text/csv", "line 2"),
         (b"unit,before\na\n", "text/csv", "line 2"),

@@ -104,13 +104,45 @@ def test_what_is_no_request_for_a_list_is_refused(service: ThrowawayService) -> 
         "inputs": [{"name": "user_id", "shape": [1], "datatype": "BYTES", "data": ["u"]}],
         "parameters": {"k": 3},
     }
-    assert service.call("POST", "/v2/models/refusing/infer", infer).status == 409
+    assert service.call("POST", "/v2/models/refusing/infer", infer).status == 404
     batch = service.call(
         "POST",
         "/v1/experiments/refusing/predict/batch",
         {"requests": [{"user_id": "u", "k": 3}, {"user_id": "u", "item_id": "i1"}]},
     )
     assert [len(batch.body["responses"][0]["items"]), batch.body["responses"][1]["status"]] == [3, 400]
+
+
+@pytest.mark.parametrize("moves", [(), ("start",), ("start", "pause"), ("start", "stop")])
+def test_what_interleaves_is_neither_a_flag_nor_a_model(
+    service: ThrowawayService, moves: tuple[str, ...]
+) -> None:
+    name = draft(service, **interleaving("-".join(("neither", *moves))))
+    for move in moves:
+        assert service.call("POST", f"/v1/experiments/{name}/{move}").status == 200
+    context = {"context": {"targetingKey": "u"}}
+    flag = service.call("POST", f"/ofrep/v1/evaluate/flags/{name}", context)
+    assert (flag.status, flag.body["errorCode"]) == (404, "FLAG_NOT_FOUND")
+    assert name not in str(service.call("POST", "/ofrep/v1/evaluate/flags", context).body["flags"])
+    infer = {
+        "inputs": [
+            {"name": "user_id", "shape": [1], "datatype": "BYTES", "data": ["u"]},
+            {"name": "item_id", "shape": [1], "datatype": "BYTES", "data": ["i1"]},
+        ]
+    }
+    for method, path, body in (
+        ("GET", "", None),
+        ("GET", "/ready", None),
+        ("POST", "/infer", infer),
+        ("POST", "/infer", {"inputs": infer["inputs"][:1], "parameters": {"k": 3}}),
+    ):
+        answer = service.call(method, f"/v2/models/{name}{path}", body)
+        assert answer.status == 404, answer
+        assert name in answer.body["error"]
+    for ready in (True, False):
+        index = service.call("POST", "/v2/repository/index", {"ready": ready}).body
+        assert name not in {entry["name"] for entry in index}
+        assert "films" in {entry["name"] for entry in index}
 
 
 def test_without_two_arms_the_list_of_one_is_given_and_nothing_is_logged(service: ThrowawayService) -> None:

@@ -61,4 +61,5 @@ def _columns(asked: CovariatesRequest) -> CovariateColumns:
             at, detail = f"covariates.{name}", f"expected as many numbers as units, {len(asked.unit)}"
             raise InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
     columns = [[0.0 if value is None else value for value in column] for column in asked.covariates.values()]
-    return CovariateColumns(asked.unit, tuple(asked.covariates), np.array(columns, np.float64).T)
+    values = np.array(columns, np.float64).T
+    return CovariateColumns(asked.unit, tuple(asked.covariates), values, "covariates")

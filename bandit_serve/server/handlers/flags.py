@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from bandit_serve.api.flags import EvaluationRequest
+from bandit_serve.base.nesting import TOO_DEEP
 from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.flags import Flags
 from bandit_serve.errors import (
@@ -84,9 +85,9 @@ class FlagHandlers:
         except (TooLarge, UnsupportedMedia):
             raise
         except InvalidInput as error:
-            if error.errors:
+            if error.errors and error.errors[0].detail != TOO_DEEP:
                 raise
-            raise Unparsable(str(error)) from None
+            raise Unparsable(str(error), error.errors) from None
         context = asked.context or {}
         unit = context.get(KEY)
         if unit is not None and not isinstance(unit, str):

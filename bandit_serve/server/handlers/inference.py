@@ -166,7 +166,7 @@ class InferenceHandlers:
                     )
         for name in self._service.decisions.names():
             decider = self._service.decisions.find(name)
-            if decider is None or name in models:
+            if decider is None or not decider.decides or name in models:
                 continue
             if decider.status == "draft":
                 yield IndexEntry(name, "", "UNAVAILABLE", "The experiment is a draft.")
@@ -232,7 +232,6 @@ class InferenceHandlers:
     async def _predict(self, experiment: str, rows: InferenceRows) -> list[Predicted]:
         """Decides and predicts for all rows, after all of them have been checked: no row is drawn for in vain."""
         ways, turn = self._service.decisions, Turn()
-        ways.require_one_arm(experiment)
         for row in rows:
             ways.check(experiment, row)
             if turn.over:
@@ -257,6 +256,10 @@ class InferenceHandlers:
         decider = self._service.decisions.find(name)
         if version is not None or decider is None or decider.status == "draft":
             raise NotFound(f"There is no model {name!r}, and no experiment of this name that was started.")
+        if not decider.decides:
+            raise NotFound(
+                f"There is no model {name!r}: the experiment of this name interleaves lists of two arms."
+            )
         return decider
 
     async def _tensors_of(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from typing import IO, Annotated, Any
 
 import msgspec
@@ -19,7 +21,9 @@ from bandit_serve.api.views import (
     version_view,
 )
 from bandit_serve.base.names import Name
+from bandit_serve.base.nesting import TOO_DEEP, nesting_error_of_json
 from bandit_serve.base.private_files import translating_disk_full
+from bandit_serve.base.validation import as_invalid_input
 from bandit_serve.changes.models import require_name
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.registry.catalogue import CONDITION_PATTERN, KNOWN_FAMILIES, find_versions
@@ -27,7 +31,15 @@ from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.server.arrival import Multipart, parts_in_turns
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import JSON, Body, actor, answer, answer_in_turns, require_once, reread_body
+from bandit_serve.server.wire import (
+    JSON,
+    Body,
+    actor,
+    answer,
+    answer_in_turns,
+    require_once,
+    reread_body,
+)
 from bandit_serve.upstreams.upstream import Upstream
 
 MAX_METADATA_BYTES = 65_536
@@ -176,22 +188,23 @@ class ModelHandlers:
             tempfile.TemporaryFile(dir=self._service.node.artifacts.root) as spool,
         ):
             metadata, has_artifact = await self._read_upload(request, spool)
-            if not has_artifact:
-                version = await self._register_remote(model, metadata, request)
-            elif metadata.remote is not None:
+            if has_artifact and metadata.remote is not None:
                 detail = "expected either this or an artifact"
                 raise InvalidInput(f"metadata.remote: {detail}.", [FieldError("metadata.remote", detail)])
-            else:
-                spool.seek(0)
-                version = await self._changes.register(
-                    model,
-                    spool,
-                    actor(request),
-                    version=metadata.version,
-                    status=metadata.status,
-                    metrics=metadata.metrics,
-                    metadata=metadata.metadata,
-                )
+            with _in_its_part():
+                if not has_artifact:
+                    version = await self._register_remote(model, metadata, request)
+                else:
+                    spool.seek(0)
+                    version = await self._changes.register(
+                        model,
+                        spool,
+                        actor(request),
+                        version=metadata.version,
+                        status=metadata.status,
+                        metrics=metadata.metrics,
+                        metadata=metadata.metadata,
+                    )
         return answer(request, version_view(version), status=201)
 
     async def _register_remote(self, model: str, metadata: VersionMetadata, request: web.Request) -> Version:
@@ -262,6 +275,8 @@ class ModelHandlers:
             content += chunk
             if len(content) > MAX_METADATA_BYTES:
                 raise InvalidInput(f"metadata: expected at most {MAX_METADATA_BYTES} bytes.")
+        if nesting_error_of_json(bytes(content)) is not None:
+            raise as_invalid_input([FieldError("metadata", TOO_DEEP)])
         try:
             metadata = msgspec.json.decode(content, type=VersionMetadata)
         except msgspec.ValidationError as error:
@@ -281,6 +296,24 @@ class ModelHandlers:
             if size > max_bytes:
                 raise TooLarge(f"The artifact is larger than {max_bytes} bytes.")
             await asyncio.to_thread(spool.write, chunk)
+
+
+@contextlib.contextmanager
+def _in_its_part() -> Iterator[None]:
+    """Places mistakes in fields of the metadata in the part of an upload that has them."""
+    try:
+        yield
+    except InvalidInput as error:
+        fields = VersionMetadata.__struct_fields__
+        errors = [
+            FieldError(f"metadata.{each.at}", each.detail)
+            if each.at != "metadata" and each.at.partition(".")[0] in fields
+            else each
+            for each in error.errors
+        ]
+        if errors == list(error.errors):
+            raise
+        raise as_invalid_input(errors) from None
 
 
 def _empty(spool: IO[bytes]) -> None:

@@ -19,6 +19,7 @@ from bandit_serve.api.rewards import (
     Token,
     rewards_report,
 )
+from bandit_serve.base.validation import FieldMistake, as_invalid_input
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
 from bandit_serve.rewards.order import is_by_unit, rounds
 from bandit_serve.server.service import Service
@@ -143,5 +144,5 @@ def _rewards(asked: RewardsRequest | DecisionRewards) -> Sequence[Reward | Decis
         return [DecisionReward(**given)]
     try:
         return [Reward(**given)]
-    except ValueError as error:
-        raise InvalidInput(f"{error}.", [FieldError("", str(error))]) from None
+    except FieldMistake as mistake:
+        raise as_invalid_input([FieldError(mistake.at, str(mistake))]) from None

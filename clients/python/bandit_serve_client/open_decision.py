@@ -30,6 +30,5 @@ class OpenDecision(Decision):
         False where it will not count: nothing was drawn, or the queue is full. Raises ValueError for a value that is no
         finite number.
         """
-        if self.decision_id is None:
-            return False
-        return self.put(Reward(self.decision_id, value, metric, event_id))
+        reward = Reward(self.decision_id, value, metric, event_id)
+        return reward.settled is None and self.put(reward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -33,15 +34,23 @@ class Reward:
 
     With an `event_id` it counts once among the events of that decision, another value corrects it, and None takes it
     back. Raises ValueError for a value that is no finite number.
+
+    A decision that was not drawn, such as one for a request outside of the audience, has no id: its reward is
+    `unmatched`, and is not sent.
     """
 
-    decision_id: str
+    decision_id: str | None
     value: float | None
     metric: str | None = None
     event_id: str | None = None
 
     def __post_init__(self) -> None:
         _check(self.value, self.event_id)
+
+    @property
+    def settled(self) -> Verdict | None:
+        """Verdict that is known before the reward is sent; None for one that the service decides."""
+        return "unmatched" if self.decision_id is None else None
 
     @property
     def n_bytes(self) -> int:
@@ -98,6 +107,11 @@ class UnitReward:
         )
 
     @property
+    def settled(self) -> Verdict | None:
+        """None: the service decides."""
+        return None
+
+    @property
     def n_bytes(self) -> int:
         """Memory in bytes, about, that the reward takes while it waits."""
         at = self.at if isinstance(self.at, str) else None
@@ -122,6 +136,22 @@ class RewardsReport:
     duplicates: int
     rejected: int
     verdicts: tuple[Verdict, ...]
+
+
+NOTHING_SENT = RewardsReport(0, 0, 0, ())
+
+
+def to_send(rewards: Sequence[AnyReward]) -> list[AnyReward]:
+    """Rewards that the service decides."""
+    return [reward for reward in rewards if reward.settled is None]
+
+
+def report_on(rewards: Sequence[AnyReward], sent: RewardsReport) -> RewardsReport:
+    """Report on all of `rewards`, of which `sent` is the report on those that were sent."""
+    verdicts = iter(sent.verdicts)
+    every = tuple(next(verdicts) if (settled := reward.settled) is None else settled for reward in rewards)
+    n_settled = len(rewards) - len(sent.verdicts)
+    return RewardsReport(sent.accepted, sent.duplicates, sent.rejected + n_settled, every)
 
 
 def _check(value: float | None, event_id: str | None) -> None:

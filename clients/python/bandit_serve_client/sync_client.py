@@ -34,7 +34,16 @@ from bandit_serve_client.http import Origin
 from bandit_serve_client.models import Health
 from bandit_serve_client.open_decision import OpenDecision
 from bandit_serve_client.outbox import Outbox
-from bandit_serve_client.rewards import AnyReward, Reward, RewardsReport, UnitReward, Verdict
+from bandit_serve_client.rewards import (
+    NOTHING_SENT,
+    AnyReward,
+    Reward,
+    RewardsReport,
+    UnitReward,
+    Verdict,
+    report_on,
+    to_send,
+)
 from bandit_serve_client.sync_experiment_calls import SyncExperimentCalls
 from bandit_serve_client.sync_model_calls import SyncModelCalls
 
@@ -154,16 +163,23 @@ class SyncClient:
     ) -> Verdict:
         """Counts a reward; when it returns, the reward is in the log.
 
-        A decision without an id, of a paused or stopped experiment, takes none: `unmatched`, and nothing is sent.
-        Raises `Late`, `NotFound`, `Conflict` or `InvalidRequest` where it does not count.
+        A decision without an id, of a paused or stopped experiment or outside of the audience, takes none: `unmatched`,
+        and nothing is sent. Raises `Late`, `NotFound`, `Conflict` or `InvalidRequest` where it does not count.
         """
-        if decision_id is None:
-            return "unmatched"
-        return self._send(calls.reward(Reward(decision_id, value, metric, event_id)), timeout)
+        reward = Reward(decision_id, value, metric, event_id)
+        if reward.settled is not None:
+            return reward.settled
+        return self._send(calls.reward(reward), timeout)
 
     def rewards(self, rewards: Sequence[AnyReward], *, timeout: float | None = None) -> RewardsReport:
-        """Counts at most 10,000 rewards; each has its verdict in the report."""
-        return self._send(calls.rewards(rewards), timeout)
+        """Counts at most 10,000 rewards; each has its verdict in the report.
+
+        Those of decisions without an id are `unmatched`, and are not sent.
+        """
+        sent = to_send(rewards)
+        if rewards and not sent:
+            return report_on(rewards, NOTHING_SENT)
+        return report_on(rewards, self._send(calls.rewards(sent), timeout))
 
     def track(
         self,
@@ -236,7 +252,10 @@ class SyncClient:
         return OpenDecision.of(self._fallback.decision(experiment, default), self._outbox.put)
 
     def queue(self, reward: AnyReward) -> bool:
-        """Queues a reward, to be sent in the background; False where the queue is full."""
+        """Queues a reward, to be sent in the background; False where the queue is full.
+
+        That of a decision without an id is counted as `unmatched` there.
+        """
         if not isinstance(reward, Reward | UnitReward):
             raise TypeError(f"expected a Reward or a UnitReward, not {reward!r}")
         return self._outbox.put(reward)
@@ -265,7 +284,7 @@ class SyncClient:
         self._connections.close()
 
     def _send_batch(self, rewards: Sequence[AnyReward], timeout: float) -> RewardsReport:
-        return self._send(calls.rewards(rewards), timeout)
+        return self.rewards(rewards, timeout=timeout)
 
     def _send(self, call: Call[T], timeout: float | None = None) -> T:
         attempts = Attempts(call.repeat, self._timeout_s if timeout is None else timeout)
