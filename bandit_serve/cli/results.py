@@ -19,6 +19,7 @@ from bandit_serve.cli.output_file import OutputFile, output_file
 from bandit_serve.cli.over_time import print_over_time
 from bandit_serve.cli.results_table import print_results
 from bandit_serve.cli.segments_table import print_segments
+from bandit_serve.errors import UsageError
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.node import Node
 from bandit_serve.pictures.report_page import report_page
@@ -65,6 +66,10 @@ async def results(
     as_json: AsJson = False,
 ) -> None:
     """Shows what is known so far; it may be looked at at any time."""
+    if over_time and by is not None and html is None:
+        raise UsageError(
+            "Segments are of now: leave out --over-time or --by, or write both into a page (--html)."
+        )
     if png is not None:
         require("resvg_py", "png")
     shown: Report | ResultsHistory | None = None

@@ -51,3 +51,6 @@ def test_results_are_split_by_a_field(service: ThrowawayService, tmp_path: Path)
     assert 'By land <small class="flag">looked up afterwards</small>' in both.read_text("utf-8")
     refused = bandit_serve("experiments", "results", name, "--by", "hour", "--data", service.data)
     assert refused.status == 1
+    over_time = bandit_serve("experiments", "results", name, *where, "--over-time")
+    assert over_time.status == 2
+    assert "leave out --over-time or --by" in over_time.err
