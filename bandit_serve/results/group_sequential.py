@@ -41,12 +41,12 @@ def pocock_spending(t: float, alpha: float) -> float:
     return alpha * math.log1p((math.e - 1.0) * t)
 
 
-LEAST_TAIL = 1e-300
+MIN_TAIL = 1e-300
 
 
 def quantile(tail: float) -> float:
-    """Normal quantile with this chance, from (0, 1), above it; that of `LEAST_TAIL` for a smaller one."""
-    return -NormalDist().inv_cdf(max(tail, LEAST_TAIL))
+    """Normal quantile with this chance, from (0, 1), above it; that of `MIN_TAIL` for a smaller one."""
+    return -NormalDist().inv_cdf(max(tail, MIN_TAIL))
 
 
 _erfc = np.frompyfunc(math.erfc, 1, 1)
