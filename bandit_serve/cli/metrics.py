@@ -23,6 +23,7 @@ from bandit_serve.cli.access import actor, store_name
 from bandit_serve.cli.command import AsJson, of_existing_store, with_state
 from bandit_serve.cli.definitions_file import read_definitions
 from bandit_serve.cli.described import STDIN
+from bandit_serve.cli.number_options import number_option
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
 from bandit_serve.errors import UsageError
 from bandit_serve.experiments.definition import DEFINED, MetricDefinition
@@ -100,13 +101,13 @@ async def define(
     ],
     kind: Annotated[str | None, typer.Option(help="binary, bounded, count, continuous or ratio.")] = None,
     goal: Annotated[str | None, typer.Option(help="maximize, unless minimize is given.")] = None,
-    low: Annotated[float | None, typer.Option(help="The least value of a bounded metric.")] = None,
-    high: Annotated[float | None, typer.Option(help="The largest value of a bounded metric.")] = None,
+    low: Annotated[float | None, number_option("The least value of a bounded metric.")] = None,
+    high: Annotated[float | None, number_option("The largest value of a bounded metric.")] = None,
     source: Annotated[
         str | None, typer.Option(help="client, or served where the service measures it.")
     ] = None,
-    cap: Annotated[float | None, typer.Option(help="The most that a value counts for.")] = None,
-    quantile: Annotated[float | None, typer.Option(help="The quantile that results are of.")] = None,
+    cap: Annotated[float | None, number_option("The most that a value counts for.")] = None,
+    quantile: Annotated[float | None, number_option("The quantile that results are of.")] = None,
     covariate: Annotated[str | None, typer.Option(help="The number that reduces its variance.")] = None,
     numerator: Annotated[str | None, typer.Option(help="The metric above the line of a ratio.")] = None,
     denominator: Annotated[str | None, typer.Option(help="The metric below the line of a ratio.")] = None,

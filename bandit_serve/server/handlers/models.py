@@ -304,11 +304,10 @@ def _in_its_part() -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        fields = VersionMetadata.__struct_fields__
+        # What is free in form, `metadata` as well, is placed in the part itself.
+        fields = {*VersionMetadata.__struct_fields__} - {"metadata"}
         errors = [
-            FieldError(f"metadata.{each.at}", each.detail)
-            if each.at != "metadata" and each.at.partition(".")[0] in fields
-            else each
+            FieldError(f"metadata.{each.at}", each.detail) if each.at.partition(".")[0] in fields else each
             for each in error.errors
         ]
         if errors == list(error.errors):
