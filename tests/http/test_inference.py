@@ -534,6 +534,7 @@ def test_a_wide_answer_gives_turns_to_others(service: ThrowawayService) -> None:
     assert promoted.status == 200
     assert infer(service, model, numbers(1)).status == 200
     with ThreadPoolExecutor(1) as pool:
+        wide_s = time.perf_counter()
         wide = pool.submit(infer, service, model, numbers(1_500))
         latencies_s = []
         while not wide.done():
@@ -541,7 +542,8 @@ def test_a_wide_answer_gives_turns_to_others(service: ThrowawayService) -> None:
             assert service.call("GET", "/v2/health/live").status == 200
             latencies_s.append(time.perf_counter() - began_s)
         assert wide.result().status == 200
-    assert max(latencies_s) < 0.5
+    # Whatever the machine: none waited for most of it.
+    assert max(latencies_s) < 0.5 * (time.perf_counter() - wide_s)
     assert len(latencies_s) > 3
 
 
