@@ -58,7 +58,7 @@ def test_rewards_count_once_while_workers_are_killed(service: ThrowawayService) 
     chance = random.Random(7)
     killed = set()
     with Load(service.port, "killed") as load:
-        for _ in range(scaled(6, 30)):
+        for _ in range(scaled(3, 30)):
             load.wait_for_visits(100)
             victim = chance.choice(service.worker_pids())
             os.kill(victim, signal.SIGKILL)
@@ -66,7 +66,7 @@ def test_rewards_count_once_while_workers_are_killed(service: ThrowawayService) 
             wait_until(lambda victim=victim: gone(victim))
             wait_until_all_serve(service, WORKERS)
         load.wait_for_visits(100)
-    assert len(killed) == scaled(6, 30)
+    assert len(killed) == scaled(3, 30)
     assert load.tally.dropped > 0
     assert_nothing_lost_or_doubled(service, "killed", load)
 
@@ -75,7 +75,7 @@ def test_rewards_count_once_while_workers_are_killed(service: ThrowawayService) 
 def test_rewards_count_once_while_the_private_server_is_killed(service: ThrowawayService) -> None:
     make_experiment(service, "served")
     with Load(service.port, "served") as load:
-        for _ in range(scaled(3, 10)):
+        for _ in range(scaled(2, 10)):
             load.wait_for_visits(100)
             with private_store(service) as client:
                 victim = client.info("server")["process_id"]

@@ -28,7 +28,7 @@ from bandit_serve.log import events
 from bandit_serve.log.events import EXPOSED, REWARD, REWARDED, Exposed
 
 WORKERS = 2
-ROUNDS = scaled(4, 30)
+ROUNDS = scaled(2, 30)
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ def paths(service: ThrowawayService) -> dict[str, str]:
         "model": "nested",
         "version": "v1",
         "arm": "challenger",
+        "metric": "revenue",
     }
 
 
