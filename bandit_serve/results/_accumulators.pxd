@@ -30,6 +30,7 @@ cdef class Accumulators:
     cdef int64_t[::1] next_epoch_, n_epochs_
     cdef int64_t[:, ::1] epoch_ms_              # (M, E), of a metric's epochs in their order
     cdef double[:, :, ::1] epoch_centre_        # (M, E, K)
+    cdef double[:, ::1] epoch_pooled_           # (M, E)
     cdef double[::1] grand_, origin_, expected
     cdef uint64_t[::1] first_who_, first_number_
     cdef outcome_t model

@@ -128,6 +128,7 @@ cdef class Accumulators:
         self.n_epochs_ = np.zeros(self.n_metrics, np.int64)
         self.epoch_ms_ = np.zeros((self.n_metrics, 0), np.int64)
         self.epoch_centre_ = np.zeros((self.n_metrics, 0, self.n_arms))
+        self.epoch_pooled_ = np.zeros((self.n_metrics, 0))
         return 0
 
     cdef dict views(self):
@@ -217,24 +218,31 @@ cdef class Accumulators:
     # -- the centres of values that may change
 
     def epochs_state(self):
-        """Numbers of epochs `counts` (M,), `epoch_ms` (M, E) and centres `epoch_centre` (M, E, K)."""
+        """Numbers of epochs `counts` (M,), `epoch_ms` (M, E), centres `epoch_centre` (M, E, K), and those of arms that
+        had nothing yet, `epoch_pooled` (M, E).
+        """
         cdef Py_ssize_t most = max(self.n_epochs_, default=0)
         return {
             "counts": np.array(self.n_epochs_),
             "epoch_ms": np.asarray(self.epoch_ms_)[:, :most].copy(),
             "epoch_centre": np.asarray(self.epoch_centre_)[:, :most].copy(),
+            "epoch_pooled": np.asarray(self.epoch_pooled_)[:, :most].copy(),
         }
 
     def restore_epochs(self, state):
         """Takes over what `epochs_state()` gave; `ValueError` for anything else."""
         counts, ms, centres = state["counts"], state["epoch_ms"], state["epoch_centre"]
         most = ms.shape[1] if ms.ndim == 2 else -1
-        shapes = (self.n_metrics,), (self.n_metrics, most), (self.n_metrics, most, self.n_arms)
-        if (counts.shape, ms.shape, centres.shape) != shapes or (counts < 0).any() or counts.max(initial=0) != most:
+        # A former build took the origin for the centre of arms that came.
+        pooled = state.get("epoch_pooled", np.zeros_like(ms, np.float64))
+        shapes = (self.n_metrics,), (self.n_metrics, most), (self.n_metrics, most, self.n_arms), ms.shape
+        there = counts.shape, ms.shape, centres.shape, pooled.shape
+        if there != shapes or (counts < 0).any() or counts.max(initial=0) != most:
             raise ValueError("the snapshot's epochs do not fit its experiment")
-        if most > MAX_EPOCHS or not np.isfinite(centres).all():
+        if most > MAX_EPOCHS or not (np.isfinite(centres).all() and np.isfinite(pooled).all()):
             raise ValueError("the snapshot has epochs that there can not be")
         self.n_epochs_, self.epoch_ms_, self.epoch_centre_ = counts.copy(), ms.copy(), centres.copy()
+        self.epoch_pooled_ = pooled.copy()
 
     cdef Py_ssize_t epoch_of(self, Py_ssize_t m, bint dated, int64_t time_ms) noexcept nogil:
         """Epoch of a decision made at `time_ms`, if it is `dated`."""
@@ -259,9 +267,11 @@ cdef class Accumulators:
                 room = min(max(2 * n, 8), MAX_EPOCHS) - n
                 self.epoch_ms_ = np.pad(self.epoch_ms_, ((0, 0), (0, room)))
                 self.epoch_centre_ = np.pad(self.epoch_centre_, ((0, 0), (0, room), (0, 0)))
+                self.epoch_pooled_ = np.pad(self.epoch_pooled_, ((0, 0), (0, room)))
             self.epoch_ms_[m, n] = self.latest_ms_[m]
             for k in range(self.n_arms):
                 self.epoch_centre_[m, n, k] = self.centre(m, k)
+            self.epoch_pooled_[m, n] = self.grand_[m] / self.analysed_[m] if self.analysed_[m] else 0.0
             self.n_epochs_[m] = n + 1
             self.next_epoch_[m] = self.analysed_[m] + (self.analysed_[m] >> 1)
         self.latest_ms_[m] = time_ms
@@ -344,7 +354,8 @@ cdef class Accumulators:
             state[name] = widened(state[name], n_arms)
         former, former_model, n_before = self.n_features, self.model_state(), self.n_arms
         epochs = self.epochs_state()
-        epochs["epoch_centre"] = np.pad(epochs["epoch_centre"], ((0, 0), (0, 0), (0, n_arms - n_before)))
+        came = np.repeat(epochs["epoch_pooled"][:, :, None], n_arms - n_before, axis=2)
+        epochs["epoch_centre"] = np.concatenate([epochs["epoch_centre"], came], axis=2)
         self.restore(state, self.control)
         self.restore_epochs(epochs)
         if self.capped_some:
@@ -676,7 +687,7 @@ cdef class Accumulators:
             self.histograms.clear(m)
         self.n_epochs_[m] = 0
         np.asarray(self.epoch_ms_)[m] = 0
-        np.asarray(self.epoch_centre_)[m] = 0
+        np.asarray(self.epoch_centre_)[m] = np.asarray(self.epoch_pooled_)[m] = 0
         for name, column in self.model_columns.items():
             if self.model.n_features:
                 column.reshape(self.n_metrics, -1)[m] = MIN_SPREAD if name == "spread" else 0

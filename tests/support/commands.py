@@ -20,6 +20,7 @@ from bandit_serve.models import Popularity
 
 LIMIT_S = 60.0
 PATH = os.environ.get("PYTHONPATH")
+OF_POOLS = {"train", "simulate", "learn", "demo", "serve"}
 STREAMS = (("in", os.O_RDONLY), ("out", os.O_WRONLY | os.O_CREAT), ("err", os.O_WRONLY | os.O_CREAT))
 FORKS = multiprocessing.get_context("forkserver")
 # Imports take longer than most commands do: the processes that run them are forked from one that has made them.
@@ -43,14 +44,15 @@ def bandit_serve(
 ) -> Finished:
     """Runs a command to its end; of our settings, only those in `environment` are set."""
     settings = {**clean_environment(), "COLUMNS": "80", **(environment or {})}
-    run = _forked if os.environ.get("PYTHONPATH") == PATH else _started
+    as_this_one = os.environ.get("PYTHONPATH") == PATH and not OF_POOLS.intersection(map(str, arguments[:1]))
+    run = _forked if as_this_one else _started
     done = run([str(each) for each in arguments], settings, stdin)
     assert "Traceback" not in done.err, done.err
     return done
 
 
 def _started(arguments: list[str], settings: dict[str, str], stdin: str) -> Finished:
-    """Runs a command whose Python starts otherwise than this one."""
+    """Runs a command whose Python starts otherwise than this one, or that starts pools of processes itself."""
     command = [sys.executable, "-m", "bandit_serve", *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=settings, input=stdin
