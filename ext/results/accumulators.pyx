@@ -70,15 +70,15 @@ cdef class Accumulators:
     `peak` and `score_peak`: largest distance from the origin that a dated value, and from its centre that its score,
     had before it was changed or taken back. Sums that held such numbers have lost the digits below theirs.
 
-    A metric may have a *cap*: what is analysed of a value is at most that. `enter`, `update` and `withdraw` are told the
-    values themselves, and add those up, too, so that a mean without the cap can stand beside.
+    A metric may have a *cap*: what is analysed of a value is at most that. `enter`, `update` and `withdraw` are told
+    the values themselves, and add those up, too, so that a mean without the cap can stand beside.
 
     w = e(k) e(control) / (e(k) + e(control)), the inverse of the variance of d where all values vary alike. Where
     shares may depend on what moves the mean (`contextual`), or did so in what is `plain`, it is `plain_weight` for
     all, that of even shares of the arms at first.
 
-    `followers` are told of all that is taken in, changed and taken back (`follower.pyx`), of values as they are analysed. `note_width` is w of the notes
-    that go with decisions and units: columns before their features, for the followers.
+    `followers` are told of all that is taken in, changed and taken back (`follower.pyx`), of values as they are
+    analysed. `note_width` is w of the notes that go with decisions and units: columns before their features, for the followers.
     """
 
     COUNTS = ("n", "eligible", "pair_eligible")
@@ -212,7 +212,9 @@ cdef class Accumulators:
         if self.histograms is not None:
             self.histograms.add(m, arm, value, -1 if leaves else 1)
         if self.capped_some:
-            self.raw_[m, arm, 0] = expansion_add(self.raw_[m, arm, 0], &self.raw_[m, arm, 1], -value if leaves else value)
+            self.raw_[m, arm, 0] = expansion_add(
+                self.raw_[m, arm, 0], &self.raw_[m, arm, 1], -value if leaves else value
+            )
         return self.cut(m, value)
 
     # -- the centres of values that may change

@@ -3,8 +3,8 @@
 
 
 cdef class Follower:
-    """Sums beside those of `Accumulators`, for subclasses: each is told of all that is analysed. What enters or leaves is
-    in or out of theirs by then; a change is not.
+    """Sums beside those of `Accumulators`, for subclasses: each is told of all that is analysed. What enters or leaves
+    is in or out of theirs by then; a change is not.
 
     What it does must follow from what it is told, so that a fold gives the same bits however the log is cut up.
     """

@@ -306,8 +306,8 @@ cdef double log_beta(double x, double y) noexcept nogil:
 def log_wealth(const int64_t[:, ::1] counts, double p, double prior):
     """Logarithms of e-values against the p-quantile being in each bin, and beyond all of them, of each arm.
 
-    Of n values with a continuous law those up to the p-quantile are Binomial(n, p). With prior weights a = p `prior` and
-    b = (1 - p) `prior`, the mixture
+    Of n values with a continuous law those up to the p-quantile are Binomial(n, p). With prior weights a = p `prior`
+    and b = (1 - p) `prior`, the mixture
 
         M(s) = B(a + s, b + n - s) / (B(a, b) p^s (1 - p)^(n - s))
 

@@ -28,8 +28,9 @@ cdef class Units:
     """`unit: user`: a unit is analysed once, with the arm and shares of its first exposure and all its rewards.
 
     With `ignore` it enters, per metric, with its first reward, and is scored around the centres of its first exposure's
-    time (`dated`); with `zero` when the window of its first exposure closes. Later rewards change its value. The first exposure is that of the earliest decision, of those that the
-    log shows before the unit enters; until an exposure has come, a reward's row stands in for it.
+    time (`dated`); with `zero` when the window of its first exposure closes. Later rewards change its value. The first
+    exposure is that of the earliest decision, of those that the log shows before the unit enters; until an exposure has
+    come, a reward's row stands in for it.
     `takes_max` uint8 (M,): a metric of rewards 0 and 1 whose value is the largest of the unit's, in place of their sum.
     `counts_missing` uint8 (M,): metrics of which, with `zero`, a unit without a reward has the value 0 (without it,
     all); for the others it enters with its first reward, after the window has closed too.
@@ -46,8 +47,9 @@ cdef class Units:
 
     A metric may have joined later, at `since_ms` int64 (M,): units first exposed before are not analysed on it.
 
-    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, 17 bytes a metric more), 4 bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only every second
-    unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
+    Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, 17 bytes a metric more), 4
+    bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only
+    every second unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
     was not taken is not taken later either, as that is a hash of the unit. `one_in` says where that stands.
     """
 

@@ -55,7 +55,7 @@ def test_nothing_is_imported_that_is_not_needed(imported: str, needless: str) ->
     "arguments",
     [
         ["\udcff"],
-        ["experiments", "start", "x", "--reason", "caf\udce9"],
+        ["experiments", "start", "x", "--reason", "oui\udce9"],
         ["plan", "--plot", "\udcff.svg"],
         ["experiments", "apply", "\udcff.json"],
     ],

@@ -170,7 +170,7 @@ MARGINS: list[tuple[Any, list[str]]] = [
     ({"absolute": None}, ["margin.absolute"]),
     ({"absolute": 1e300, "relative": -1}, ["margin.absolute", "margin.relative"]),
     ({"absolute": 1e300, "relative": 0.1}, ["margin.absolute"]),
-    ({"absolut": 1}, ["margin.absolut"]),
+    ({"absolu": 1}, ["margin.absolu"]),
     ({}, ["margin"]),
     ({"absolute": 1, "relative": 0.1}, ["margin"]),
     (5, ["margin"]),

@@ -77,7 +77,7 @@ def test_a_decision_without_one_counts_as_0_and_an_unknown_one_is_refused(servic
     at = f"/v1/experiments/{name}/decide"
     assert decide(service, name)["decision_id"]
     assert decide(service, name, covariates={"before": None})["decision_id"]
-    check_problem(service.call("POST", at, {"covariates": {"befor": 1}}), 400, "covariates.befor")
+    check_problem(service.call("POST", at, {"covariates": {"befre": 1}}), 400, "covariates.befre")
     check_problem(service.call("POST", at, {"covariates": {"before": 1e13}}), 400, "covariates.before")
     plain = running(service)
     answer = service.call("POST", f"/v1/experiments/{plain}/decide", {"covariates": {"before": 1}})
@@ -181,7 +181,7 @@ def test_units_that_are_integers_are_read_as_texts():
     ("body", "media", "at"),
     [
         ({"unit": ["a", "a"], "covariates": {"before": [1, 2]}}, "application/json", "unit"),
-        ({"unit": ["a"], "covariates": {"befor": [1]}}, "application/json", "covariates.befor"),
+        ({"unit": ["a"], "covariates": {"befre": [1]}}, "application/json", "covariates.befre"),
         ({"unit": ["a"], "covariates": {"before": [1, 2]}}, "application/json", "covariates.before"),
         (b"unit,before\na,x\n", "text/csv", "line 2"),
         (b"unit,before\na\n", "text/csv", "line 2"),

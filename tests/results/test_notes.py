@@ -191,7 +191,7 @@ def test_without_covariates_nothing_is_kept():
 
 
 def test_notes_count_among_the_bytes_of_units(monkeypatch):
-    monkeypatch.setattr(kernels, "MAX_UNIT_BYTES", 100 * (35 + 8 * 3 + 4))
+    monkeypatch.setattr(kernels, "MAX_UNIT_BYTES", 100 * (39 + 8 * 3 + 4))
     taken = []
     for names in ((), ("a", "b")):
         metrics = tuple(

@@ -485,7 +485,7 @@ def reward_all(fold: ResultsFold, first: int, n: int, at_ms: int) -> None:
 def test_more_units_than_are_kept_are_thinned_by_their_hash(monkeypatch, missing):
     """A few rows are kept, twice as many units come as fit, and twice as many again, and so on."""
     kept = 2_000
-    monkeypatch.setattr("bandit_serve.results.kernels.MAX_UNIT_BYTES", kept * (35 + 8 * 2))
+    monkeypatch.setattr("bandit_serve.results.kernels.MAX_UNIT_BYTES", kept * (39 + 8 * 2))
     fold, n, step = ResultsFold(mixed("user", missing)), 0, 1_000
     sizes, one_in = [], []
     for i in range(64):
