@@ -78,7 +78,8 @@ cdef class Accumulators:
     all, that of even shares of the arms at first.
 
     `followers` are told of all that is taken in, changed and taken back (`follower.pyx`), of values as they are
-    analysed. `note_width` is w of the notes that go with decisions and units: columns before their features, for the followers.
+    analysed. `note_width` is w of the notes that go with decisions and units: columns before their features, for the
+    followers.
     """
 
     COUNTS = ("n", "eligible", "pair_eligible")

@@ -13,9 +13,9 @@ cdef class SegmentFollower(Follower):
     """Enters each decision or unit into the sums of its segment of each of D dimensions.
 
     `sums` has a row for each metric and segment, segment s of metric m at m S + s, S segments of all dimensions
-    together. sizes: int64 (D,), the number of segments of each dimension, of which the last is that of unknown values. place:
-    where in a note the dimensions begin; each has 1 + the segment's number within its dimension there, 0 if that is not
-    known.
+    together. sizes: int64 (D,), the number of segments of each dimension, of which the last is that of unknown values.
+    place: where in a note the dimensions begin; each has 1 + the segment's number within its dimension there, 0 if
+    that is not known.
     """
 
     cdef public Accumulators sums

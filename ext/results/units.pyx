@@ -49,8 +49,9 @@ cdef class Units:
 
     Units that are here stay. Each takes `UNIT_BYTES`, 8 bytes a metric (once `counting`, 17 bytes a metric more), 4
     bytes a column of its note, and its part of the share vectors. Once that is more than `most` (0: any number), only
-    every second unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20. A unit that
-    was not taken is not taken later either, as that is a hash of the unit. `one_in` says where that stands.
+    every second unit that comes is analysed, from an eighth of `most` further on every fourth, and so on, up to 2^20.
+    A unit that was not taken is not taken later either, as that is a hash of the unit. `one_in` says where that
+    stands.
     """
 
     cdef Accumulators sums
