@@ -5,6 +5,8 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+ORDERINGS: dict[str, int]
+
 @disjoint_base
 class Condition:
     def __call__(self, context: dict[str, Any]) -> bool: ...
@@ -22,13 +24,16 @@ class Negation(Condition):
     def __init__(self, part: Condition) -> None: ...
 
 @disjoint_base
-class Presence(Condition):
+class OfField(Condition): ...
+
+@disjoint_base
+class Presence(OfField):
     def __init__(self, field: str, wanted: bool) -> None: ...
 
 @disjoint_base
-class Equality(Condition):
+class Equality(OfField):
     def __init__(self, field: str, values: Iterable[float | str | bool], wanted: bool = True) -> None: ...
 
 @disjoint_base
-class Ordering(Condition):
+class Ordering(OfField):
     def __init__(self, field: str, operator: str, bound: float) -> None: ...
