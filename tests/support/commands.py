@@ -64,7 +64,7 @@ def _forked(arguments: list[str], settings: dict[str, str], stdin: str) -> Finis
     with tempfile.TemporaryDirectory() as folder:
         streams = Path(folder)
         (streams / "in").write_text(stdin)
-        process = FORKS.Process(target=_command, args=(folder, arguments, settings))
+        process = FORKS.Process(target=_command, args=(folder, os.getcwd(), arguments, settings))
         process.start()
         process.join(LIMIT_S)
         if process.exitcode is None:
@@ -75,7 +75,8 @@ def _forked(arguments: list[str], settings: dict[str, str], stdin: str) -> Finis
     return Finished(process.exitcode, out, err)
 
 
-def _command(folder: str, arguments: list[str], settings: dict[str, str]) -> None:
+def _command(folder: str, place: str, arguments: list[str], settings: dict[str, str]) -> None:
+    os.chdir(place)
     for number, (name, flags) in enumerate(STREAMS):
         file = os.open(Path(folder, name), flags, 0o600)
         os.dup2(file, number)
