@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from commands import Finished, bandit_serve, save_model
 from services import ThrowawayService
 from stores import ThrowawayStore
@@ -38,7 +39,9 @@ def check(finished: Finished, name: str) -> dict[str, Any]:
     return max(checks, key=lambda each: ("ok", "warning", "problem").index(each["verdict"]))
 
 
-def test_a_fresh_set_up_is_well(tmp_path: Path) -> None:
+def test_a_fresh_set_up_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, where no other data directory is near that could be meant."""
+    monkeypatch.chdir(tmp_path)
     ran = bandit_serve("doctor", "--json", "--data", tmp_path / "data")
     assert ran.status == 0, ran
     assert {each["name"]: each["verdict"] for each in ran.document["checks"]} == dict.fromkeys(NAMES, "ok")
