@@ -27,10 +27,11 @@ cdef enum:
 cdef class Units:
     """`unit: user`: a unit is analysed once, with the arm and shares of its first exposure and all its rewards.
 
-    With `ignore` it enters, per metric, with its first reward, and is scored around the centres of its first exposure's
-    time (`dated`); with `zero` when the window of its first exposure closes. Later rewards change its value. The first
-    exposure is that of the earliest decision, of those that the log shows before the unit enters; until an exposure has
-    come, a reward's row stands in for it.
+    With `ignore` it enters, per metric, with its first reward; with `zero` when the window of its first exposure
+    closes. Later rewards change its value, also those of decisions that it comes back for: so it is scored around the
+    centres of its first exposure's time (`dated`), which stay what they were. The first exposure is that of the
+    earliest decision, of those that the log shows before the unit enters; until an exposure has come, a reward's row
+    stands in for it.
     `takes_max` uint8 (M,): a metric of rewards 0 and 1 whose value is the largest of the unit's, in place of their sum.
     `counts_missing` uint8 (M,): metrics of which, with `zero`, a unit without a reward has the value 0 (without it,
     all); for the others it enters with its first reward, after the window has closed too.
@@ -80,7 +81,7 @@ cdef class Units:
     cdef float[:, ::1] notes            # (n, w)
     cdef double[:, :, ::1] rests        # once `counting`: what is missing in values, larger one first
     cdef uint8_t[:, ::1] present        # once `counting`, with `ignore`: how many values there are, or FOR_GOOD
-    cdef uint32_t[::1] dated            # with `ignore`, bit m: entered for metric m with centres of its time
+    cdef uint32_t[::1] dated            # bit m: entered for metric m with centres of its time; former builds did not
     cdef bint counting
     cdef Py_ssize_t n_units
     cdef U64Map rows
@@ -121,7 +122,7 @@ cdef class Units:
         self.values = np.zeros((MIN_ROOM, sums.n_metrics))
         self.notes = np.zeros((MIN_ROOM, sums.note_width), np.float32)
         self.present = np.zeros((0, sums.n_metrics), np.uint8)
-        self.dated = np.zeros(0 if zero else MIN_ROOM, np.uint32)
+        self.dated = np.zeros(MIN_ROOM, np.uint32)
         self.rests = np.zeros((0, sums.n_metrics, 2))
 
     def __dealloc__(self):
@@ -365,8 +366,7 @@ cdef class Units:
             self.rests[row, :, :] = 0.0
         if self.counts_present():
             self.present[row, :] = 0
-        if not self.zero:
-            self.dated[row] = 0
+        self.dated[row] = 0
         map_put(&self.rows, unit, row)
         self.n_units += 1
         if self.zero:
@@ -394,7 +394,7 @@ cdef class Units:
 
     cdef bint is_dated(self, int32_t row, Py_ssize_t m) noexcept:
         """Return whether a unit was scored around the centres of its time."""
-        return not self.zero and self.dated[row] >> m & 1
+        return self.dated[row] >> m & 1
 
     cdef void fill(self, Analysed *one, int32_t row, Py_ssize_t m) noexcept:
         one.metric, one.arm, one.e, one.all_of = m, self.arm[row], self.shares_or_null(row), -self.vector[row]
@@ -409,8 +409,7 @@ cdef class Units:
         cdef const double *shares = &self.shares.vectors[self.vector[row], 0]
         cdef Py_ssize_t k, n = self.sums.n_arms
         cdef Analysed one
-        if not self.zero:
-            self.dated[row] |= <uint32_t> 1 << m
+        self.dated[row] |= <uint32_t> 1 << m
         self.fill(&one, row, m)
         self.sums.take_in(&one)
         self.entered[row] |= <uint32_t> 1 << m
@@ -469,8 +468,7 @@ cdef class Units:
             self.rests = longer(self.rests, room)
         if self.counts_present():
             self.present = longer(self.present, room)
-        if not self.zero:
-            self.dated = longer(self.dated, room)
+        self.dated = longer(self.dated, room)
         return 0
 
     def vectors(self):
@@ -495,7 +493,7 @@ cdef class Units:
             "counting": np.array([self.counting]),
             "present": first_rows(self.present, self.n_units if self.counts_present() else 0),
             "rests": first_rows(self.rests, self.n_units if self.counting else 0),
-            "dated": first_rows(self.dated, 0 if self.zero else self.n_units),
+            "dated": first_rows(self.dated, self.n_units),
             **({"notes": first_rows(self.notes, self.n_units)} if self.sums.note_width else {}),
         }
 
@@ -523,8 +521,8 @@ cdef class Units:
             np.asarray(self.present)[:n] = state["present"]
             if (state["present"][state["vector"] < 0] != FOR_GOOD).any():
                 raise ValueError("the snapshot lacks shares of units that may leave")
-        # Those of before there was such a thing, or of before any of them counted, have none.
-        if not self.zero and "dated" in state and len(state["dated"]):
+        # Those of former builds have none, or none of some modes.
+        if len(state.get("dated", ())):
             np.asarray(self.dated)[:n] = state["dated"]
         np.asarray(self.unit)[:n] = state["unit"]
         np.asarray(self.first_ms)[:n] = state["first_ms"]

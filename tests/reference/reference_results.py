@@ -204,8 +204,7 @@ class ReferenceFold:
         self.window = experiment.attribution.window_ms
         self.current = current
         contextual = POLICIES[experiment.policy.kind].contextual
-        dated = self.by_unit and not self.zero
-        self.entered = [Entered(self.n_arms, contextual, dated=dated) for _ in range(self.n_metrics)]
+        self.entered = [Entered(self.n_arms, contextual, dated=self.by_unit) for _ in range(self.n_metrics)]
         self.exposures = [0] * self.n_arms
         self.seen: dict[int, dict[int, Vector]] = {}
         self.blocks: list[list[tuple[int, tuple[int, int], int, Vector]]] = []
@@ -336,7 +335,8 @@ class ReferenceFold:
             due = [u for u in self.units.values() if not u.rows and u.time_ms < before]
             for unit in sorted(due, key=lambda u: (u.time_ms, u.order)):
                 for m in range(self.n_metrics):
-                    unit.rows[m] = self.entered[m].enter(unit.arm, list(unit.shares), unit.values.get(m, 0.0))
+                    value = unit.values.get(m, 0.0)
+                    unit.rows[m] = self.entered[m].enter(unit.arm, list(unit.shares), value, unit.time_ms)
             return
         self.blocks = [block for block in self.blocks if block]
         for block in sorted(self.blocks, key=lambda block: block[0][0]):

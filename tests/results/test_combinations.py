@@ -282,17 +282,29 @@ def test_once_shares_have_moved_arms_are_not_compared_by_quantiles() -> None:
 
 
 @pytest.mark.parametrize("sd", [0.5, 2.0])
-def test_units_that_come_back_are_rarely_taken_for_a_difference(sd: float) -> None:
-    """Users of six cohorts visit five times; shares move once. Each value grows from about 4 to about 20."""
+@pytest.mark.parametrize(
+    ("missing", "window", "pause_ms"), [("ignore", "1h", 0), ("zero", "1h", 0), ("zero", "2s", 5_000)]
+)
+def test_units_that_come_back_are_rarely_taken_for_a_difference(
+    missing: str, window: str, pause_ms: int, sd: float
+) -> None:
+    """Users of six cohorts visit five times; shares move once. Each value grows from about 4 to about 20, in the last
+    case after the window of the first visit, when it has been analysed.
+    """
     left_out = 0
+    attribution = {"window": window, "missing": missing}
     for seed in range(16):
-        played = Played(described(others=[{"name": "v", "kind": "continuous"}]), seed)
+        played = Played(
+            described(others=[{"name": "v", "kind": "continuous"}], attribution=attribution), seed
+        )
         for cohort in range(6):
             shares = (0.5, 0.5) if cohort < 3 else (0.3, 0.7)
             arms = played.arms(200, shares)
             units = np.arange(200 * cohort + 1, 200 * cohort + 201, dtype=np.uint64)
             for _ in range(5):
                 played.step(arms, {1: played.rng.normal(4.0, sd, 200)}, shares, units)
+                played.now_ms += pause_ms
+        played.end()
         interval = row(played.report(), "v").difference_interval
         assert interval is not None
         left_out += not interval[0] <= 0.0 <= interval[1]

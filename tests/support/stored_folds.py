@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from bandit_serve.folds.replica import Replica
 from bandit_serve.folds.unit_exposures import UnitExposures
@@ -31,7 +32,8 @@ AS_OF_MS = 1_800_000_000_000
 async def fold_all(url: str) -> dict[str, Any]:
     """Folds all logs; returns, by owner, digests of the folds, and the results at `AS_OF_MS`.
 
-    Asserts that every snapshot equals the fold of its log.
+    Asserts that every snapshot equals the fold of its log. Of units that a build of before scored otherwise, that is
+    what hangs on no score, and `results` are samples.
     """
     store = Store(url)
     try:
@@ -44,11 +46,17 @@ async def fold_all(url: str) -> dict[str, Any]:
             replayed = await replay(store, owner, registry.repairs)
             assert replayed.equal is not False, replayed
             results = await fold_snapshots(store, owner, registry.repairs, RESULTS_FOLD, ResultsFold)
-            about = report(results, results.record, {}, AS_OF_MS)
+            about = msgspec.to_builtins(report(results, results.record, {}, AS_OF_MS))
+            otherwise = [
+                is_scored_otherwise(snapshot.state)
+                for offset in await store.snapshot_offsets(owner, RESULTS_FOLD)
+                if (snapshot := await store.read_snapshot(owner, RESULTS_FOLD, offset)) is not None
+            ]
             folded[owner] = {
                 "digest": replayed.digest,
                 "snapshots": len(replayed.snapshots),
-                "results": msgspec.to_builtins(about),
+                "results": samples_in(about) if any(otherwise) else about,
+                "scored_otherwise": any(otherwise),
             }
             if results.record.experiment.unit == "user":
                 units = await fold_snapshots(store, owner, registry.repairs, EXPOSURES_FOLD, UnitExposures)
@@ -81,24 +89,95 @@ async def snapshot_of_the_registry(store: Store) -> bytes | None:
     return registry.state()
 
 
-def with_parts_of(former: bytes, state: bytes, kind: str) -> bytes:
-    """State with those parts only that the `former` one has, too: builds of before kept fewer."""
-    if kind != RESULTS_FOLD:
-        return state
-    now, then = CODEC.unpack(state), CODEC.unpack(former)
-    kept = {part: columns for part, columns in now.columns.items() if part in then.columns}
-    return CODEC.pack(msgspec.structs.replace(now, columns=kept))
+OF_SAMPLES = (
+    "n",
+    "total",
+    "shifted",
+    "m2",
+    "cube",
+    "balance",
+    "spread",
+    "analysed",
+    "origin",
+    "grand",
+    "split",
+)
+"""Columns of sums that hang on no score."""
+OF_SCORES = {
+    "sums",
+    "outcome",
+    "epochs",
+    "pairs",
+    "companions",
+    "companion_epochs",
+    "pair_evidence",
+    "evidence",
+    "history",
+}
+"""Parts of a state that hang on scores."""
+
+
+def is_scored_otherwise(state: bytes) -> bool:
+    """Whether a state has units that a build of before scored around centres that they did not keep."""
+    decisions = CODEC.unpack(state).columns["decisions"]
+    if "unit" not in decisions:
+        return False
+    dated = decisions.get("dated", decisions["entered"][:0])
+    return not np.array_equal(dated, decisions["entered"]) and bool(decisions["entered"].any())
+
+
+def of_samples(state: bytes) -> bytes:
+    """State without all that hangs on scores."""
+    read = CODEC.unpack(state)
+    columns = {part: dict(each) for part, each in read.columns.items() if part not in OF_SCORES}
+    del columns["decisions"]["dated"]
+    columns["samples"] = {name: read.columns["sums"][name] for name in OF_SAMPLES}
+    return CODEC.pack(msgspec.structs.replace(read, columns=columns))
+
+
+def samples_in(results: dict[str, Any]) -> dict[str, Any]:
+    """Results without all that hangs on scores."""
+    arms = [
+        {
+            **arm,
+            "metrics": {
+                metric: {name: each[name] for name in ("n", "mean", "std")}
+                for metric, each in arm["metrics"].items()
+            },
+        }
+        for arm in results["arms"]
+    ]
+    return {"arms": arms, **{name: results[name] for name in ("status", "pending", "crossovers", "srm")}}
+
+
+def columns_of(state: bytes) -> dict[str, set[str]]:
+    """Names of a state's columns, by part."""
+    return {part: set(columns) for part, columns in CODEC.unpack(state).columns.items()}
+
+
+def with_columns(state: bytes, names: dict[str, set[str]]) -> bytes:
+    """State with those columns only: builds of before kept fewer."""
+    read = CODEC.unpack(state)
+    kept = {
+        part: {name: column for name, column in columns.items() if name in names[part]}
+        for part, columns in read.columns.items()
+        if part in names
+    }
+    return CODEC.pack(msgspec.structs.replace(read, columns=kept))
 
 
 async def fold_snapshots(
     store: Store, owner: str, repairs: Repairs, kind: str, make: type[StoredFold]
 ) -> StoredFold:
     """Folds a whole log; asserts that the snapshots of this kind equal the fold at their offsets."""
-    snapshots = {}
+    snapshots, names = {}, {}
     for offset in await store.snapshot_offsets(owner, kind):
         snapshot = await store.read_snapshot(owner, kind, offset)
         assert snapshot is not None
         snapshots[offset] = make.from_state(offset, snapshot.state).state()
+        names[offset] = (
+            {**columns_of(snapshot.state), "samples": {*OF_SAMPLES}} if kind == RESULTS_FOLD else {}
+        )
     fold = None
     async for page in pages(store, owner, START):
         for entry in page.entries:
@@ -108,8 +187,14 @@ async def fold_snapshots(
                 fold = make(created.record)
             fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
             state = snapshots.pop(entry.offset, None)
-            same = state is None or state == with_parts_of(state, fold.state(), kind)
-            assert same, f"the {kind} of {owner} at {entry.offset}"
+            if state is None:
+                continue
+            now = fold.state()
+            if kind == RESULTS_FOLD:
+                if is_scored_otherwise(state):
+                    state, now = of_samples(state), of_samples(now)
+                state, now = (with_columns(each, names[entry.offset]) for each in (state, now))
+            assert state == now, f"the {kind} of {owner} at {entry.offset}"
     assert not snapshots, f"of {owner}: {list(snapshots)}"
     assert fold is not None
     return fold
