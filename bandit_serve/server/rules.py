@@ -260,7 +260,7 @@ SERVED_METRICS = [
     {"required": ["goal"], **having(name={"const": name}, kind={"const": kind}, goal={"const": "minimize"})}
     for name, kind in SERVED.items()
 ]
-NOT_CAPPED: Schema = {"not": {"required": ["cap"]}}
+ALONE: Schema = {"properties": {"cap": NOT_THERE, "covariate": NOT_THERE}}
 PART: Schema = {
     "role": {"anyOf": [having(role={"enum": ["objective", "secondary", None]}), {"required": ["margin"]}]},
     "margin": GUARDRAIL,
@@ -270,11 +270,11 @@ QUANTITY: Schema = {
     "source": {"anyOf": [having(source={"const": "client"}), *SERVED_METRICS]},
     "cap": {
         "allOf": [
-            having(kind={"not": among(TWO_VALUED)}),
+            having(kind={"not": one_of({*TWO_VALUED, Ratio.name})}),
             {"anyOf": [having(kind={"not": one_of(NOT_NEGATIVE)}), having(cap={"exclusiveMinimum": 0})]},
         ]
     },
-    "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), NOT_CAPPED]},
+    "quantile": {"allOf": [having(kind=among(names_of(lambda kind: kind.takes_quantile))), ALONE]},
     "kind": {
         "allOf": [
             {

@@ -23,9 +23,10 @@ from services import Answer, ThrowawayService
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import require_payloads
-from bandit_serve.experiments.definition import MetricDefinition
+from bandit_serve.experiments.definition import MetricDefinition, checked
 from bandit_serve.experiments.named_metric import filled_experiment
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.policies import POLICIES
 from bandit_serve.results.plan_request import PlanRequest
 from bandit_serve.server.app import ROUTES
@@ -404,6 +405,33 @@ def test_a_metric_that_is_only_named() -> None:
     assert "the catalogue has no metric" in str(refusal_of_experiment(body({"name": "unheard-of"})))
     made = COMPONENTS["ExperimentView"]["properties"]["metrics"]["items"]
     assert made == {"$ref": "#/components/schemas/Metric"}, "answers have whole metrics"
+
+
+BESIDE: list[dict[str, Any]] = [
+    {"cap": 3.0},
+    {"quantile": 0.5},
+    {"covariate": "before"},
+    {"numerator": "paid", "denominator": "revenue"},
+    {"low": 1.0, "high": 5.0},
+]
+
+
+@pytest.mark.parametrize("kind", METRIC_KINDS)
+def test_what_a_metric_has_together(kind: str) -> None:
+    """All fields that stand beside a kind, in all combinations."""
+    seen = set()
+    for some_of in itertools.chain.from_iterable(itertools.combinations(BESIDE, n) for n in range(6)):
+        body: dict[str, Any] = {"kind": kind}
+        for fields in some_of:
+            body |= fields
+        try:
+            refusal = None
+            checked("made", msgspec.convert(body, MetricDefinition))
+        except InvalidInput as error:
+            refusal = str(error)
+        assert fits("MetricDefinition", body) == (refusal is None), (body, refusal)
+        seen.add(refusal is None)
+    assert seen == {True, False}
 
 
 def test_what_no_schema_can_say_is_said() -> None:
