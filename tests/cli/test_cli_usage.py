@@ -117,9 +117,12 @@ def test_a_missing_file_is_wrong_usage(tmp_path: Path) -> None:
 def test_settings_come_from_variables_and_config_keys(tmp_path: Path, store: ThrowawayStore) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'store = "{store.url}"\nnamespace = "other"\n')
-    with_config = bandit_serve("models", "list", "--config", config)
+    data = {"BANDIT_SERVE_DATA": str(tmp_path / "data")}
+    with_config = bandit_serve("models", "list", "--config", config, environment=data)
     with_variables = bandit_serve(
-        "models", "list", environment={"BANDIT_SERVE_STORE": store.url, "BANDIT_SERVE_NAMESPACE": "third"}
+        "models",
+        "list",
+        environment={**data, "BANDIT_SERVE_STORE": store.url, "BANDIT_SERVE_NAMESPACE": "third"},
     )
     assert store.url in with_config.out
     assert "namespace other" in with_config.out
