@@ -20,7 +20,7 @@ from bandit_serve.models import Popularity
 
 LIMIT_S = 60.0
 PATH = os.environ.get("PYTHONPATH")
-OF_POOLS = {"train", "simulate", "learn", "demo", "serve"}
+OF_POOLS = {"train", "learn", "demo", "serve"}
 STREAMS = (("in", os.O_RDONLY), ("out", os.O_WRONLY | os.O_CREAT), ("err", os.O_WRONLY | os.O_CREAT))
 FORKS = multiprocessing.get_context("forkserver")
 # Imports take longer than most commands do: the processes that run them are forked from one that has made them.
