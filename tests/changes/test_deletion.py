@@ -215,12 +215,12 @@ def test_what_it_had_in_the_store_and_in_files_is_freed(place: Place) -> None:
         body = experiment(id=name)
         assert place.here.call("POST", "/v1/experiments", body).status == 201
         # Its head stays, so that nobody begins its log anew, and what says that it was trimmed.
-        wait_until(lambda: keys_of(name) == {"head", "trimmed"} and not file.exists(), 30.0)
+        wait_until(lambda: keys_of(name) == {"head", "trimmed"} and not file.exists())
         # A worker that does not know yet writes again.
         client.xadd(keys.log(name), {"t": ""})
         client.set(keys.seen(name, "click", 7, 0), "x")
         client.zadd(keys.expiries(name), {keys.seen(name, "click", 7, 0): 4e12})
-        wait_until(lambda: keys_of(name) == {"head", "trimmed"}, 30.0)
+        wait_until(lambda: keys_of(name) == {"head", "trimmed"})
         assert {"log", "head"} <= keys_of(f"{name}@2")
     assert place.here.call("GET", path).body["status"] == "draft"
 

@@ -178,7 +178,7 @@ def test_arms_that_come_and_go_a_ramp_forgetting_and_late_rewards_are_replayed(
         visit(40, "a", "b", "d")
         change("PUT", "/policy", {"kind": "ucb1", "min_share": 0.05})
         visit(10, "c", "d")
-        wait_until(lambda: pending(service, "churning") == 0, 30.0)
+        wait_until(lambda: pending(service, "churning") == 0)
         assert served == set("abcd")
         finished = bandit_serve("replay", "churning", "--json", "--store", store.url, "--data", tmp_path)
     assert finished.status == 0, finished
@@ -243,7 +243,7 @@ def test_a_trimmed_log_is_replayed_from_its_oldest_snapshot(store: ThrowawayStor
             with store.client() as client:
                 return client.exists(KEYS.trimmed("learning")) == 1
 
-        wait_until(trimmed, 30.0)
+        wait_until(trimmed)
         ran = bandit_serve("replay", "learning", "--json", *where)
     assert ran.status == 0, ran
     replayed = ran.document["experiments"][0]

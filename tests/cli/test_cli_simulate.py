@@ -140,7 +140,7 @@ def test_ctrl_c_ends_every_process_at_once(to_all: bool) -> None:
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
-    wait_until(lambda: _group(process.pid) == [], 30.0)
+    wait_until(lambda: _group(process.pid) == [])
 
 
 def _group(leader: int) -> list[int]:

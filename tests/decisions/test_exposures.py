@@ -307,7 +307,7 @@ def test_a_flush_that_never_got_its_answer_adds_nothing_when_repeated(server: Th
     """The store appends the batch, but the reply is lost because the client closes before it."""
 
     async def scenario() -> None:
-        store = Store(server.url, timeout_s=5)
+        store = Store(server.url, timeout_s=30)
         buffer = ExposureBuffer(1)
         flusher = Flusher(store, {"e": buffer}, 1)
         try:
@@ -391,7 +391,7 @@ def test_exposures_that_may_be_in_the_log_are_lost_rather_than_counted_twice(ser
 
 def test_a_batch_that_was_tried_too_long_ago_is_refused_only_without_its_mark(server: ThrowawayStore) -> None:
     async def scenario() -> None:
-        store = Store(server.url, timeout_s=5)
+        store = Store(server.url, timeout_s=30)
         try:
             now_ms = await store.time_ms()
             for tried_ms in (now_ms, now_ms - REPEATED_MS + 10_000):
@@ -423,7 +423,7 @@ async def passes(store: Store, server: ThrowawayStore, ms: int) -> None:
 
 def test_what_a_store_that_is_away_does_not_take_stays(server: ThrowawayStore) -> None:
     async def scenario() -> None:
-        store = Store(server.url, timeout_s=1)
+        store = Store(server.url, timeout_s=30)
         buffers = {name: ExposureBuffer(1) for name in ("e", "f")}
         flusher = Flusher(store, buffers, 1)
         try:

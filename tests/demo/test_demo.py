@@ -185,7 +185,7 @@ def test_killed_takes_the_service_along(cache: Path, temporary: Path) -> None:
     with running_demo("--offline", "--visits", "20000") as (process, _):
         process.kill()
         process.wait(30)
-    wait_until(lambda: not processes_naming(str(temporary)), 30)
+    wait_until(lambda: not processes_naming(str(temporary)))
 
 
 def test_keep_leaves_the_service_up(cache: Path, temporary: Path) -> None:
@@ -196,7 +196,7 @@ def test_keep_leaves_the_service_up(cache: Path, temporary: Path) -> None:
             if "stays up" in line:
                 break
         url = next(line.split()[2] for line in printed if "/results" in line)
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             results = json.load(response)
         assert results["status"] == "running"
         assert sum(arm["metrics"]["liked"]["n"] for arm in results["arms"]) == 100

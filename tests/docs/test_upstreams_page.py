@@ -53,7 +53,7 @@ def test_two_model_servers_and_a_bandit(tmp_path: Path) -> None:
                 )
             )
         for port in of_models:
-            wait_until(lambda port=port: answers(port), 30.0)
+            wait_until(lambda port=port: answers(port))
         flags = shlex.split(serve)[2:]
         with ThrowawayService(tmp_path / "data", *flags, port=of_service):
             done = subprocess.run(

@@ -225,5 +225,5 @@ def lease_holder(service: ThrowawayService) -> int:
         found[:] = [each["pid"] for each in workers if holder and each["id"] == holder.decode()]
         return bool(found)
 
-    wait_until(is_found, 30)
+    wait_until(is_found)
     return found[0]

@@ -111,7 +111,7 @@ def kill_all(service: ThrowawayService, store: ThrowawayStore, chance: random.Ra
     for victim in victims:
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
-        wait_until(lambda victim=victim: gone(victim), 30)
+        wait_until(lambda victim=victim: gone(victim))
     wait_until_all_serve(service, WORKERS)
 
 
@@ -127,13 +127,13 @@ def test_three_poisoned_experiments_of_eight_harm_no_other(
         loads = [stack.enter_context(Load(service.port, name, clients=2, pause_s=0.02)) for name in WELL]
         loads[0].wait_for_visits(20)
         spoil(store)
-        wait_until(lambda: troubled(service) == set(SICK), 30)
+        wait_until(lambda: troubled(service) == set(SICK))
         trickles = [stack.enter_context(Trickle(service, name)) for name in SICK]
         restarts = 0
         while time.monotonic() < until_s or restarts < 3:
             kill_all(service, store, chance)
             restarts += 1
-            wait_until(lambda: troubled(service) == set(SICK), 30)
+            wait_until(lambda: troubled(service) == set(SICK))
             for load in loads:
                 load.wait_for_visits(10)
     for trickle in trickles:

@@ -24,7 +24,7 @@ def store() -> Iterator[ThrowawayStore]:
 
 def wait_for_files(data: Path, *names: str) -> None:
     directory = data / "snapshots" / "bandit_serve"
-    wait_until(lambda: all((directory / f"{name}.snapshot").exists() for name in names), 20)
+    wait_until(lambda: all((directory / f"{name}.snapshot").exists() for name in names))
 
 
 def wait_until_started_without_store(service: ThrowawayService) -> None:
@@ -36,7 +36,7 @@ def wait_until_started_without_store(service: ThrowawayService) -> None:
             for each in answers
         )
 
-    wait_until(all_started, 30)
+    wait_until(all_started)
 
 
 @pytest.mark.timeout(300)
@@ -65,7 +65,7 @@ def test_workers_that_start_without_the_store_decide_and_join_it(
         assert decided(service, "e")
         started = service.worker_pids()
         store.start()
-        wait_until(lambda: not reasons(service), 20)
+        wait_until(lambda: not reasons(service))
         wait_until_all_serve(service, WORKERS)
         assert service.worker_pids() == started
         # Keys were in the files, so what was decided without the store counts.
@@ -87,7 +87,7 @@ def test_a_worker_that_starts_on_a_demoted_store_waits_for_it(tmp_path: Path, st
         assert decided(service, "e")
         started = service.worker_pids()
         client.replicaof("no", "one")
-        wait_until(lambda: not reasons(service), 20)
+        wait_until(lambda: not reasons(service))
         assert service.worker_pids() == started
         assert rewarded(service, decided(service, "e")).status == 200
 
@@ -106,7 +106,7 @@ def test_a_store_that_lost_all_is_noticed_while_it_answers(
         client.flushall()
         if loss == "of another":
             client.set("bandit_serve:{.common}:id", "another")
-        wait_until(lambda: not workers & set(service.worker_pids()), 10)
+        wait_until(lambda: not workers & set(service.worker_pids()))
         wait_until_all_serve(service, WORKERS)
         # The store wins over the files: there is nothing, and it is said.
         assert service.call("GET", "/v1/experiments").body["experiments"] == []
@@ -143,7 +143,7 @@ def test_a_restored_older_file_is_noticed_while_the_store_answers(tmp_path: Path
         # Written at once, so that the log has something newer than what it lost.
         token = decided(service, "e")
         assert rewarded(service, token).status in (200, 503)
-        wait_until(lambda: not workers & set(service.worker_pids()), 20)
+        wait_until(lambda: not workers & set(service.worker_pids()))
         wait_until_all_serve(service, WORKERS)
         assert rewarded(service, token).status == 200
         wait_until(lambda: counted_in(service, "e") == saved + 1)

@@ -59,7 +59,7 @@ def test_a_worker_that_is_told_to_leave_fails_no_request(service: ThrowawayServi
             load.wait_for_visits(200)
             leaver = chance.choice(service.worker_pids())
             os.kill(leaver, signal.SIGTERM)
-            wait_until(lambda leaver=leaver: gone(leaver), 30)
+            wait_until(lambda leaver=leaver: gone(leaver))
             wait_until_all_serve(service, WORKERS)
         load.wait_for_visits(200)
     assert load.tally.refused == 0
@@ -110,12 +110,12 @@ def test_workers_that_leave_slowly_are_replaced_and_do_no_harm(tmp_path: Path, s
     flags = ("--drain", "2s", "--idle-grace", "100ms")
     with ThrowawayService(tmp_path, *flags, store=store.url) as service, contextlib.ExitStack() as open_:
         for _ in range(4):
-            wait_until(lambda: bool(ready(service)), 30)
+            wait_until(lambda: bool(ready(service)))
             connection = open_.enter_context(socket.create_connection(("127.0.0.1", service.port)))
             connection.sendall(f"{REWARD}Content-Length: 9\r\n\r\n{{".encode())
             (worker,) = ready(service)
             os.kill(worker, signal.SIGTERM)
             left.add(worker)
-        wait_until(lambda: all(map(gone, left)), 30)
+        wait_until(lambda: all(map(gone, left)))
         wait_until_all_serve(service, 1)
         assert service.process.poll() is None

@@ -108,7 +108,7 @@ def test_an_upload_that_finds_no_room_is_503_and_the_service_says_so(tmp_path: P
         assert ran.err.startswith("error: There is no room left on the disk.")
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         assert upload(service, model, large.read_bytes()).status == 201
-        wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready", 15.0)
+        wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready")
         wait_until(lambda: any("no longer degraded (disk_full)" in line for line in service.output))
         assert sum("disk_full" in line for line in service.output) == 2
 
@@ -126,7 +126,7 @@ def test_a_private_store_whose_disk_is_full_is_not_started_over_and_over(tmp_pat
             reward = {"decision_id": tokens[1], "value": 1.0}
             return service.call("POST", "/v1/rewards", reward).status == 503
 
-        wait_until(refused, 20.0)
+        wait_until(refused)
         for _ in range(60):
             assert service.call("POST", f"/v1/experiments/{name}/decide", {}).status == 200
             service.call("POST", "/v1/rewards", {"decision_id": tokens[2], "value": 1.0})
@@ -179,7 +179,7 @@ def test_a_log_that_takes_nothing_more_does_not_end_the_service(tmp_path: Path) 
                 return False
 
         try:
-            wait_until(ready, 30.0)
+            wait_until(ready)
             assert decide(service, running(service))["decision_id"]
         finally:
             process.terminate()

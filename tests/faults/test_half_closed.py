@@ -24,7 +24,7 @@ def send_and_half_close(service: ThrowawayService, *parts: bytes) -> list[tuple[
     """Sends requests and half-closes the connection; returns all answers when the service has closed its side."""
     answers = []
     with (
-        socket.create_connection(("127.0.0.1", service.port), timeout=15) as connection,
+        socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection,
         connection.makefile("rb") as reading,
     ):
         for part in parts:
@@ -95,7 +95,7 @@ def test_a_body_that_stops_within_is_refused_behind_what_was_whole(service: Thro
     "sent", [b"", b"POST /v1/rewards HTTP/1.1\r\nHost: loc"], ids=["nothing", "half a head"]
 )
 def test_who_asks_nothing_is_closed(service: ThrowawayService, sent: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""

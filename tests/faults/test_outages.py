@@ -99,7 +99,7 @@ def test_health_names_the_outage_while_it_lasts(
 ) -> None:
     store, service = running
     what, break_it = STATES[state]
-    wait_until(lambda: not reasons(service), 10)
+    wait_until(lambda: not reasons(service))
     workers = service.worker_pids()
     assert rewarded(service, decided(service, "e")).status == 200
     with break_it(store):
@@ -131,7 +131,7 @@ def pair() -> Iterator[list[ThrowawayStore]]:
 def follow(replica: ThrowawayStore, primary: ThrowawayStore) -> None:
     with replica.client() as client:
         client.replicaof("127.0.0.1", str(primary.port))
-        wait_until(lambda: client.info("replication")["master_link_status"] == "up", 20)
+        wait_until(lambda: client.info("replication")["master_link_status"] == "up")
 
 
 def fail_over(switch: SwitchingProxy, stores: list[ThrowawayStore]) -> None:
@@ -139,9 +139,9 @@ def fail_over(switch: SwitchingProxy, stores: list[ThrowawayStore]) -> None:
     old, new = stores
     with old.client() as client, new.client() as successor:
         client.execute_command("FAILOVER")
-        wait_until(lambda: successor.info("replication")["role"] == "master", 20)
+        wait_until(lambda: successor.info("replication")["role"] == "master")
         switch.lead_to(new.port)
-        wait_until(lambda: client.info("replication")["role"] == "slave", 20)
+        wait_until(lambda: client.info("replication")["role"] == "slave")
     stores.reverse()
 
 
@@ -207,8 +207,8 @@ def fail_over_late(switch: SwitchingProxy, stores: list[ThrowawayStore], health:
     old, new = stores
     with old.client() as client, new.client() as successor:
         client.execute_command("FAILOVER")
-        wait_until(lambda: successor.info("replication")["role"] == "master", 20)
-        wait_until(lambda: client.info("replication")["role"] == "slave", 20)
+        wait_until(lambda: successor.info("replication")["role"] == "master")
+        wait_until(lambda: client.info("replication")["role"] == "slave")
     demoted_s = time.monotonic()
     wait_until(lambda: time.monotonic() > demoted_s + NOTICED_S + scaled(1, 5), 60)
     seen = health.between(demoted_s + NOTICED_S, time.monotonic())

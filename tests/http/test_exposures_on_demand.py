@@ -159,7 +159,7 @@ def test_missing_rewards_of_exposures_on_demand_are_zeros_once(service: Throwawa
     assert reward_many(service, [tokens[17], tokens[5], tokens[2]], [1.0] * 3) == ["accepted"] * 3
     exposed = [flags[i]["arm"] for i in (31, 3, 17, 5, 2)]
     expected = [exposed.count("control"), exposed.count("challenger")]
-    wait_until(lambda: counts(service, name)[1] == expected, 15.0)
+    wait_until(lambda: counts(service, name)[1] == expected)
     late = expose(service, [tokens[0], tokens[3]])
     assert late.body["verdicts"] == ["late", "late"]
     check_problem(service.call("POST", "/v1/rewards", {"decision_id": tokens[1], "value": 1}), 410)

@@ -132,7 +132,7 @@ def test_a_ramp_lets_an_arm_in_little_by_little(service: ThrowawayService) -> No
     assert 0.02 <= first["third"] < 0.2
     assert first["control"] == first["challenger"] == pytest.approx((1.0 - first["third"]) / 2)
     wait_until(lambda: first["third"] + 0.05 < shares(service, name)["third"] < 1 / 3)
-    wait_until(lambda: shares(service, name)["third"] == pytest.approx(1 / 3), timeout_s=30.0)
+    wait_until(lambda: shares(service, name)["third"] == pytest.approx(1 / 3))
 
 
 def test_the_ramp_of_a_draft_begins_with_its_start(service: ThrowawayService) -> None:
@@ -298,7 +298,7 @@ def test_an_arm_whose_model_does_not_load_is_left_out_until_it_does(
     assert [each["what"] for each in health["reasons"]] == ["model_missing"]
     file.unlink()
     file.write_bytes(whole)
-    wait_until(lambda: shares(service, name)["b"] == 0.5, timeout_s=10.0)
+    wait_until(lambda: shares(service, name)["b"] == 0.5)
 
 
 def test_paused_and_stopped_answer_whatever_is_eligible(service: ThrowawayService) -> None:

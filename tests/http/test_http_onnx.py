@@ -219,7 +219,7 @@ def test_a_shadow_agrees_in_its_outputs(service: ThrowawayService) -> None:
         assert service.call("POST", f"/v1/models/{model}/predict", body).status == 200
     path = f"/v1/models/{model}/versions/v2/agreement"
     n = len(live.features)
-    wait_until(lambda: service.call("GET", path).body["requests"] == n, 15)
+    wait_until(lambda: service.call("GET", path).body["requests"] == n)
     body = service.call("GET", path).body
     differences = shadow.probabilities - live.probabilities
     assert (body["scores"], body["failed"], body["dropped"]) == (2 * n, 0, 0)

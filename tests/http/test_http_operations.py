@@ -30,7 +30,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayServi
 
 def say(service: ThrowawayService, content: bytes) -> bytes:
     """Sends bytes on one connection; returns all bytes until the service closes it."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         connection.sendall(content)
         return b"".join(iter(lambda: connection.recv(65_536), b""))
 

@@ -23,7 +23,7 @@ LATENCY = {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "sour
 ERROR = {"name": "error", "kind": "binary", "goal": "minimize", "source": "served"}
 CLICK = {"name": "click", "kind": "binary"}
 TIMEOUT_S = 0.5
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 TOKEN = "t0ken-of-the-upstream"
 
 
@@ -114,7 +114,7 @@ def exposures_of(service: ThrowawayService, name: str) -> int:
 
 def metrics_of(service: ThrowawayService, name: str, n: int) -> dict[str, dict[str, Any]]:
     """Metrics of each arm, when n exposures are in the log."""
-    wait_until(lambda: exposures_of(service, name) >= n, 30.0)
+    wait_until(lambda: exposures_of(service, name) >= n)
     shown = service.call("GET", f"/v1/experiments/{name}/results").body
     return {arm["name"]: {**arm["metrics"], "exposures": arm["exposures"]} for arm in shown["arms"]}
 
@@ -219,7 +219,7 @@ def test_one_hangs_and_then_fails_and_no_caller_sees_it(pair: Pair, service: Thr
             assert failing.n_asked - before <= 4
             if mode != "hang":
                 failing.mode = "good"
-                wait_until(lambda: not stats_of(service, name)["ejected"], 30.0)
+                wait_until(lambda: not stats_of(service, name)["ejected"])
     answers = [answer for answer, _ in seen]
     assert [answer.status for answer in answers if answer.status != 200] == []
     durations = sorted(seconds for _, seconds in seen)
@@ -535,7 +535,7 @@ def test_shadows_mirror_to_upstreams_after_the_answer(pair: Pair, service: Throw
             service.call("POST", "/v1/models/s/predict", {"user_id": f"u{i}", "item_id": "i"}).status == 200
         )
     assert time.perf_counter() - began_s < 20 * TIMEOUT_S, "nobody waits for a shadow"
-    wait_until(lambda: service.call("GET", path).body["failed"] == 20, 30.0)
+    wait_until(lambda: service.call("GET", path).body["failed"] == 20)
 
 
 def test_a_shadow_that_answers_anything_stops_no_other(pair: Pair, service: ThrowawayService) -> None:
@@ -578,7 +578,7 @@ def test_served_metrics_come_from_no_client(pair: Pair, service: ThrowawayServic
         metrics = metrics_of(service, name, 16)
         return {m: sum(metrics[arm][m]["n"] for arm in "ab") for m in ("click", "latency_ms", "error")}
 
-    wait_until(lambda: counted()["click"] == 16, 30.0)
+    wait_until(lambda: counted()["click"] == 16)
     assert counted() == {"click": 16, "latency_ms": 8, "error": 8}
 
 
@@ -632,8 +632,8 @@ def test_an_upstream_that_is_away_at_the_start_comes_back(pair: Pair, tmp_path: 
         assert f"{model} a" in health["reasons"][0]["detail"]
         check_problem(service.call("POST", f"/v1/models/{model}/versions/a/load"), 503)
         absent.mode = "good"
-        wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready", 20.0)
-        wait_until(lambda: predict(service, name, 0).body["arm"] == "a", 20.0)
+        wait_until(lambda: service.call("GET", "/health/ready").body["status"] == "ready")
+        wait_until(lambda: predict(service, name, 0).body["arm"] == "a")
 
 
 def test_what_the_operator_no_longer_allows_is_not_called(pair: Pair, tmp_path: Path) -> None:

@@ -243,6 +243,6 @@ def test_a_model_that_is_missing_is_said_and_asked_for_again(tmp_path: Path) -> 
         lines = [line for line in service.output if "missing or damaged" in line and "ERROR" in line]
         assert len(lines) == 2, "the model once, and once that the service is degraded"
         hidden.rename(file)
-        wait_until(lambda: reasons() == [], 15.0)
+        wait_until(lambda: reasons() == [])
         assert service.call("POST", "/v1/experiments/only/predict", ask).status == 200
-        wait_until(lambda: service.call("POST", "/v1/experiments/both/predict", ask).body["arm"] == "a", 10.0)
+        wait_until(lambda: service.call("POST", "/v1/experiments/both/predict", ask).body["arm"] == "a")

@@ -64,7 +64,7 @@ class Scene:
 
 def played(play: Callable[[Scene], Awaitable[None]], **fields: Any) -> None:
     async def run(url: str) -> None:
-        store = Store(url, timeout_s=2)
+        store = Store(url, timeout_s=30)
         replica = Replica()
         tail = Tail(store, replica)
         await tail.load()

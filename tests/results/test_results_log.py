@@ -28,7 +28,7 @@ NUMERIC = {"name": "x", "kind": "numeric"}
 
 def test_nothing_is_applied_while_a_result_is_read() -> None:
     async def run(url: str) -> None:
-        store = Store(url, timeout_s=2)
+        store = Store(url, timeout_s=30)
         replica = Replica()
         tail = Tail(store, replica)
         await tail.load()
@@ -65,7 +65,7 @@ def test_nothing_is_applied_while_a_result_is_read() -> None:
 
 def test_results_are_the_same_whenever_they_are_asked_for_first() -> None:
     async def run(url: str) -> None:
-        store = Store(url, timeout_s=2)
+        store = Store(url, timeout_s=30)
         replica = Replica()
         tail = Tail(store, replica)
         await tail.load()

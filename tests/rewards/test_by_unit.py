@@ -134,7 +134,7 @@ def play(
     **fields: Any,
 ) -> None:
     async def run() -> None:
-        store = Store(server.url, timeout_s=1)
+        store = Store(server.url, timeout_s=30)
         scene = Scene(store, unmatched_ms)
         await scene.tail.load()
         following = [asyncio.create_task(scene.tail.run())]

@@ -72,7 +72,7 @@ class Worker:
 
 def as_worker(server: ThrowawayStore, scenario: Callable[[Worker], Awaitable[None]]) -> None:
     async def run() -> None:
-        store = Store(server.url, timeout_s=1)
+        store = Store(server.url, timeout_s=30)
         replica = Replica()
         tail = Tail(store, replica)
         await tail.load()

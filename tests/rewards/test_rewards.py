@@ -38,7 +38,7 @@ def with_rewards(
     """Runs `scenario` with rewards of a real store, and a list of the number of token keys at each reading."""
 
     async def run() -> None:
-        store = Store(server.url, timeout_s=1)
+        store = Store(server.url, timeout_s=30)
         replica = Replica()
         tail = Tail(store, replica)
         await tail.load()

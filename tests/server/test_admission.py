@@ -63,7 +63,7 @@ def test_the_lane_admits_no_foreign_caller(service: ThrowawayService, headers: d
 
     foreign = {name: value.replace("PORT", str(service.port)) for name, value in headers.items()}
     with (
-        socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection,
+        socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection,
         connection.makefile("rb") as reading,
     ):
         statuses = []
@@ -145,6 +145,6 @@ def test_another_address_is_called_by_any_name_and_still_by_no_other_site() -> N
 
 def test_an_old_client_without_a_host_is_admitted(service: ThrowawayService) -> None:
     name = new_name()
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         connection.sendall(f"POST /v1/experiments/{name}/decide HTTP/1.0\r\n\r\n".encode())
         assert b" 404 " in connection.recv(65_536).partition(b"\r\n")[0]

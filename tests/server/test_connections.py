@@ -32,7 +32,7 @@ def connections(service: ThrowawayService, n: int, sent: bytes) -> Iterator[list
         made = []
         for _ in range(n):
             connection = open_.enter_context(
-                socket.create_connection(("127.0.0.1", service.port), timeout=15)
+                socket.create_connection(("127.0.0.1", service.port), timeout=60)
             )
             made.append(connection)
             with contextlib.suppress(ConnectionError):

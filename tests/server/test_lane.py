@@ -29,7 +29,7 @@ def say(
 ) -> list[tuple[int, dict[str, str], dict[str, Any]]]:
     """Sends bytes on one idle connection; returns the first `n_answers` as status, headers and document."""
     with (
-        socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection,
+        socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection,
         connection.makefile("rb") as reading,
     ):
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -103,7 +103,7 @@ def test_an_old_client_is_told_whether_its_connection_stays(service: ThrowawaySe
 )
 def test_what_is_not_http_is_a_problem_and_no_news(service: ThrowawayService, sent: bytes) -> None:
     n_lines = len(service.output)
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         connection.sendall(sent)
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -54,8 +54,8 @@ def service(tmp_path: Path, broken: Path, monkeypatch: pytest.MonkeyPatch) -> It
 def test_a_worker_that_spins_says_where_and_is_replaced(service: ThrowawayService) -> None:
     victim, other = service.worker_pids()
     os.kill(victim, signal.SIGUSR1)
-    wait_until(lambda: gone(victim), 20)
-    wait_until(lambda: len(service.worker_pids()) == 2, 20)
+    wait_until(lambda: gone(victim))
+    wait_until(lambda: len(service.worker_pids()) == 2)
     assert other in service.worker_pids()
     assert any(f"worker {victim} has not turned for" in line for line in service.output)
     assert any("in standing_still" in line for line in service.output)
@@ -64,7 +64,7 @@ def test_a_worker_that_spins_says_where_and_is_replaced(service: ThrowawayServic
 def test_a_worker_that_is_stopped_is_replaced(service: ThrowawayService) -> None:
     victim = service.worker_pids()[0]
     os.kill(victim, signal.SIGSTOP)
-    wait_until(lambda: gone(victim), 20)
+    wait_until(lambda: gone(victim))
     service.wait_for_workers(2)
 
 
@@ -86,7 +86,7 @@ def test_successors_that_fail_come_ever_less_often(service: ThrowawayService, br
     broken.touch()
     victim = service.worker_pids()[0]
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: sum("ended with status 3" in line for line in service.output) >= 3, 30)
+    wait_until(lambda: sum("ended with status 3" in line for line in service.output) >= 3)
     pauses = [
         float(match[1])
         for line in service.output
@@ -107,7 +107,7 @@ def test_workers_that_fail_together_are_one_failure(service: ThrowawayService, b
     def failures() -> list[str]:
         return [line for line in service.output[n_lines:] if "ended with status 3" in line]
 
-    wait_until(lambda: len(failures()) >= 4, 30)
+    wait_until(lambda: len(failures()) >= 4)
     broken.unlink()
     pauses_s = [
         float(match[1]) for line in failures()[:4] if (match := re.search(r"starts in (\S+) s", line))

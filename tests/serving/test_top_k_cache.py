@@ -41,7 +41,7 @@ def server() -> Iterator[ThrowawayStore]:
 
 def on(server: ThrowawayStore, scenario: Callable[[Store, Counted], Awaitable[None]]) -> None:
     async def run() -> None:
-        store = Store(server.url, timeout_s=1)
+        store = Store(server.url, timeout_s=30)
         try:
             await store.time_ms()
             await scenario(store, Counted())

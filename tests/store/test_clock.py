@@ -54,7 +54,7 @@ def on(stepped: SteppableStore, scenario: Callable[[Store], Awaitable[None]]) ->
     async def run() -> None:
         stepped.wall.step(0)
         stepped.server.flush()
-        store = Store(stepped.server.url, timeout_s=5)
+        store = Store(stepped.server.url, timeout_s=30)
         try:
             await store.time_ms()
             await store.time_ms()
@@ -198,7 +198,7 @@ def test_a_caller_that_comes_after_a_jump_waits_for_those_who_know(
     async def scenario(store: Store) -> None:
         await store.announce(b"a worker", 10_000)
         stepped.wall.step(step_s)
-        newcomer = Store(stepped.server.url, timeout_s=5)
+        newcomer = Store(stepped.server.url, timeout_s=30)
         try:
             asked = asyncio.create_task(newcomer.append(OWNER, b"t", b""))
             while newcomer.clock._first_adjusted_ns is None:
@@ -225,7 +225,7 @@ def test_a_caller_that_comes_when_all_have_died_is_believed_in_the_end(
     async def scenario(store: Store) -> None:
         await store.announce(b"a worker", 10_000)
         stepped.wall.step(DAY_S)
-        heir = Store(stepped.server.url, timeout_s=5)
+        heir = Store(stepped.server.url, timeout_s=30)
         try:
             offset = await heir.append(OWNER, b"t", b"")
             assert abs(offset.time_ms - wall_ms() - DAY_S * 1000) < CLOCK_TOLERANCE_MS
@@ -244,7 +244,7 @@ def test_where_nobody_was_there_the_stores_clock_is_believed_but_never_back(
         before = await store.append(OWNER, b"t", b"")
         await store.time_ms()
         stepped.wall.step(step_s)
-        heir = Store(stepped.server.url, timeout_s=5)
+        heir = Store(stepped.server.url, timeout_s=30)
         try:
             after = await heir.append(OWNER, b"t", b"")
             passed_s = (after.time_ms - before.time_ms) / 1000
@@ -265,7 +265,7 @@ def test_a_caller_whose_own_clock_is_wrong_corrects_itself_and_not_the_others(
     """As after a suspend of its machine: by its clock, less time has passed than really has."""
 
     async def scenario(store: Store) -> None:
-        sleeper = Store(stepped.server.url, timeout_s=5)
+        sleeper = Store(stepped.server.url, timeout_s=30)
         try:
             await sleeper.time_ms()
             await store.time_ms()
@@ -327,7 +327,7 @@ def test_a_full_store_still_tells_the_time(tmp_path: Path, established: None) ->
             client.append("filler", b"x" * 100_000)
 
         async def run() -> None:
-            store = Store(full.url, timeout_s=5)
+            store = Store(full.url, timeout_s=30)
             try:
                 for _ in range(3):
                     assert abs(await store.time_ms() - wall_ms()) < CLOCK_TOLERANCE_MS
@@ -342,7 +342,7 @@ def test_a_full_store_still_tells_the_time(tmp_path: Path, established: None) ->
 
 def test_bitmaps_and_marks_go_when_nothing_can_ask_for_them_any_more() -> None:
     async def run(server: ThrowawayStore) -> None:
-        store = Store(server.url, timeout_s=5)
+        store = Store(server.url, timeout_s=30)
         try:
             appender = RewardAppender(store, OWNER, TAKING)
             now_ms = await store.time_ms()
@@ -381,7 +381,7 @@ def test_bitmaps_and_marks_go_when_nothing_can_ask_for_them_any_more() -> None:
 
 def test_what_an_earlier_version_let_the_stores_clock_end_is_kept() -> None:
     async def run(server: ThrowawayStore) -> None:
-        store = Store(server.url, timeout_s=5)
+        store = Store(server.url, timeout_s=30)
         try:
             appender = RewardAppender(store, OWNER, TAKING)
             now_ms = await store.time_ms()

@@ -34,7 +34,7 @@ def empty(server: ThrowawayStore) -> None:
 
 def on(server: ThrowawayStore, scenario: Callable[[Store], Awaitable[None]]) -> None:
     async def run() -> None:
-        store = Store(server.url, timeout_s=5)
+        store = Store(server.url, timeout_s=30)
         try:
             await scenario(store)
         finally:

@@ -98,7 +98,7 @@ def exposed(
     )
 
 
-async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Returns as soon as `condition` holds; fails the test when it does not in time."""
     async with asyncio.timeout(timeout_s):
         while not condition():

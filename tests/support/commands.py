@@ -18,7 +18,7 @@ from services import clean_environment
 from bandit_serve.cli.main import COMMANDS, run
 from bandit_serve.models import Popularity
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 PATH = os.environ.get("PYTHONPATH")
 OF_POOLS = {"train", "learn", "demo", "serve"}
 STREAMS = (("in", os.O_RDONLY), ("out", os.O_WRONLY | os.O_CREAT), ("err", os.O_WRONLY | os.O_CREAT))

@@ -35,4 +35,4 @@ def kill_workers(service: ThrowawayService) -> None:
     killed = service.worker_pids()
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not set(killed) & set(service.worker_pids()), 20)
+    wait_until(lambda: not set(killed) & set(service.worker_pids()))

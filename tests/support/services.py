@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 READY = re.compile(r"bandit-serve is ready on (http://\S+) with")
-START_S = 30.0
+START_S = 120.0
 
 
 class Answer(NamedTuple):
@@ -121,13 +121,13 @@ class ThrowawayService:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
-        self._reader.join(5)
+        self._reader.join(60)
         return status
 
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def __enter__(self) -> Self:
         return self.start()

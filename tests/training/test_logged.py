@@ -24,7 +24,7 @@ def test_of_a_value_that_changed_the_last_one_is_in_the_data_set() -> None:
     made = experiment(metrics=[{"name": "stars", "kind": "continuous"}])
 
     async def run(url: str) -> None:
-        store = Store(url, timeout_s=5)
+        store = Store(url, timeout_s=30)
 
         async def append(kind: bytes, data: bytes) -> None:
             await store.append("e", kind, data)

@@ -57,7 +57,7 @@ class Worker:
     """Replica of a worker and its keeper, without HTTP."""
 
     def __init__(self, url: str, incarnation: int = 1, **limits: Any) -> None:
-        self.store = Store(url, timeout_s=2)
+        self.store = Store(url, timeout_s=30)
         self.replica = Replica()
         self.tail = Tail(self.store, self.replica)
         self.changes = Changes(self.store, self.replica, self.tail)

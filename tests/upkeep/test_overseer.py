@@ -31,7 +31,7 @@ from bandit_serve.upkeep.keeper import Keeper
 from bandit_serve.upkeep.overseer import START_OVERDUE, UNWATCHED, Overseer
 
 HOUR_S = 3_600.0
-PATIENCE_S = 40.0
+PATIENCE_S = 60.0
 MINUTES_MS = 600_000
 GUARDED = [
     {"name": "click", "kind": "binary"},

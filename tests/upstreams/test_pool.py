@@ -26,7 +26,7 @@ from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream
 T = TypeVar("T")
 TIMEOUT_S = 0.3
 # What a busy machine may need beyond it.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ASKED = ScoreRequest(user_id="u", item_id="i")
 
 

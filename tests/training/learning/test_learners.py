@@ -78,7 +78,7 @@ def test_it_learns_what_is_rewarded_is_started_again_and_ends_with_the_service(t
         wait_until(lambda: learned(data, model) == 50, 60)
         (second,) = learner_pids(data, model)
         assert second != first
-    wait_until(lambda: gone(second), 10)
+    wait_until(lambda: gone(second))
     assert learner_pids(data, model) == []
 
 
@@ -89,10 +89,10 @@ def test_without_its_model_it_is_tried_again_and_it_ends_with_a_supervisor_that_
     with ThrowawayService(data, "--learners", "none") as service:
         sentence = "learning none ended with status 1; it starts again in"
         wait_until(lambda: sum(sentence in line for line in service.output) == 2, 60)
-        wait_until(lambda: learner_pids(data, "none") != [], 30)
+        wait_until(lambda: learner_pids(data, "none") != [])
         service.process.kill()
         service.process.wait()
-        wait_until(lambda: learner_pids(data, "none") == [], 30)
+        wait_until(lambda: learner_pids(data, "none") == [])
 
 
 def test_the_stores_password_is_in_no_arguments_of_workers_and_learners(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_stores_password_is_in_no_arguments_of_workers_and_learners(tmp_path
         named = f"{store.url}?password={secret}"
         with ThrowawayService(data, "--learners", "none", store=named) as service:
             arguments: dict[int, list[bytes]] = {}
-            wait_until(lambda: arguments.update(learner_arguments(data, "none")) or arguments, 30)
+            wait_until(lambda: arguments.update(learner_arguments(data, "none")) or arguments)
             (worker,) = service.worker_pids()
             arguments[worker] = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")
             assert not [
