@@ -12,7 +12,8 @@ BanditServeError
 │   ├── Unparsable        no JSON where it was expected (OFREP)
 │   ├── NoTargetingKey    an evaluation context without the unit that it needs (OFREP)
 │   └── UnsupportedMedia  a content type that the route does not take
-├── Forbidden             a request from a web page of another site, or under a host name that is not ours
+├── Unauthenticated       a request without a valid key where one is needed
+├── Forbidden             a page of another site, a host name that is not ours, or a key of another scope
 ├── NotFound              no such experiment, model or version
 ├── TooSlow               a request that did not arrive in time
 ├── Late                  a reward after its attribution window
@@ -122,6 +123,10 @@ class Unparsable(InvalidInput):
 
 
 class NoTargetingKey(InvalidInput):
+    pass
+
+
+class Unauthenticated(BanditServeError):
     pass
 
 

@@ -12,6 +12,7 @@ from bandit_serve.changes.automatic import AutomaticChanges
 from bandit_serve.changes.changes import Changes
 from bandit_serve.changes.definitions import DefinitionChanges
 from bandit_serve.changes.experiments import ExperimentChanges
+from bandit_serve.changes.keys import KeyChanges
 from bandit_serve.changes.models import ModelChanges
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import ArtifactStore
@@ -74,6 +75,10 @@ class Node:
     @cached_property
     def definition_changes(self) -> DefinitionChanges:
         return DefinitionChanges(self.replica, self.tail, self.changes)
+
+    @cached_property
+    def key_changes(self) -> KeyChanges:
+        return KeyChanges(self.store, self.replica, self.tail, self.changes)
 
     @cached_property
     def automatic_changes(self) -> AutomaticChanges:

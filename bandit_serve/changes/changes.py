@@ -14,11 +14,14 @@ from bandit_serve.log import events
 from bandit_serve.log.events import Changed
 from bandit_serve.log.offset import Offset
 from bandit_serve.log.repairs import deletion
+from bandit_serve.registry.api_keys import KeyCreated, KeyRevoked
 from bandit_serve.registry.definitions import MetricDefined
 from bandit_serve.registry.layers import LayerChanged
 from bandit_serve.registry.registry import (
     ANNOUNCED,
     DEFINED,
+    KEY_CREATED,
+    KEY_REVOKED,
     LAYER,
     MODEL,
     REPAIRED,
@@ -32,7 +35,7 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 MAX_ATTEMPTS = 16
-E = TypeVar("E", ModelChanged, LayerChanged, MetricDefined)
+E = TypeVar("E", ModelChanged, LayerChanged, MetricDefined, KeyCreated, KeyRevoked)
 
 
 class Changes:
@@ -107,6 +110,14 @@ class Changes:
     ) -> MetricDefined | None:
         """As `change_models`, for the catalogue of metrics."""
         return await self._change_registry(DEFINED, decide)
+
+    async def create_key(self, decide: Callable[[Registry], KeyCreated]) -> KeyCreated | None:
+        """As `change_models`, for a new key of a caller."""
+        return await self._change_registry(KEY_CREATED, decide)
+
+    async def revoke_key(self, decide: Callable[[Registry], KeyRevoked | None]) -> KeyRevoked | None:
+        """As `change_models`, for a key that ends."""
+        return await self._change_registry(KEY_REVOKED, decide)
 
     async def _change_registry(self, kind: bytes, decide: Callable[[Registry], E | None]) -> E | None:
         for _ in range(MAX_ATTEMPTS):

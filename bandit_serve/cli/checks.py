@@ -14,8 +14,8 @@ from typing import Literal
 from msgspec import Struct
 
 import bandit_serve
-from bandit_serve.errors import BanditServeError
-from bandit_serve.server.listening import require_keys_or_loopback
+from bandit_serve.errors import UsageError
+from bandit_serve.server.listening import is_reachable_by_others
 from bandit_serve.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -39,20 +39,27 @@ def check_installation() -> Iterator[Check]:
     yield _kernels()
 
 
-def check_settings(settings: Settings) -> Iterator[Check]:
+def check_settings(settings: Settings, keys: int | None) -> Check:
+    """Checks who can reach the service. `keys` is the number of valid ones, None where nobody knows."""
     where = f"{settings.host}:{settings.port}"
     try:
-        require_keys_or_loopback(settings)
-    except BanditServeError as error:
-        yield Check(
-            "settings", "problem", str(error), "give --host 127.0.0.1, or --insecure on a closed network"
-        )
-        return
+        by_others = is_reachable_by_others(settings.host)
+    except UsageError as error:
+        return Check("settings", "problem", str(error), "give the name or address of this machine")
+    if keys:
+        with_one = f"callers need one of {keys} keys" if keys > 1 else "callers need the one key"
+        return Check("settings", "ok", f"{where}; {with_one}")
+    if not by_others:
+        return Check("settings", "ok", f"{where}, which only this machine can reach")
     if settings.insecure:
         advice = "leave --insecure out unless the network is closed: no keys are configured"
-        yield Check("settings", "warning", f"{where}, open to anyone who can reach it", advice)
-        return
-    yield Check("settings", "ok", f"{where}, which only this machine can reach")
+        return Check("settings", "warning", f"{where}, open to anyone who can reach it", advice)
+    if keys is None:
+        return Check("settings", "warning", f"{where}, which others can reach", "see whether there are keys")
+    advice = "make a key: bandit-serve keys create --scope admin; or give --host 127.0.0.1"
+    return Check(
+        "settings", "problem", f"{where} can be reached by others, and no keys are configured", advice
+    )
 
 
 def _python() -> Check:

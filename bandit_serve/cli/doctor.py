@@ -49,11 +49,12 @@ class Examination(Struct, frozen=True):
 )
 def doctor(settings: Settings, as_json: AsJson = False) -> None:
     """Checks the set-up (store, durability, extension, settings) and says what is wrong and what to do."""
-    checks = [*check_installation(), *check_settings(settings), check_data_directory(settings)]
+    checks = [*check_installation(), check_data_directory(settings)]
     try:
         with store_url(settings) as url:
             asyncio.run(_look_into(settings, url, checks))
     except BanditServeError as error:
+        checks.append(check_settings(settings, None))
         checks.append(Check("store", "problem", concealed(in_full(error)), UNREACHABLE))
     examination = Examination(not any(check.verdict == "problem" for check in checks), checks)
     if as_json:
@@ -75,9 +76,13 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
         except BanditServeError:
             raise
         except Exception as error:  # whatever bytes that somebody changed in the common log can cause
+            checks.append(check_settings(settings, None))
             detail = f"the registry can not be read: {type(error).__name__}: {concealed(str(error))}"
             checks.append(Check("state", "problem", detail, "restore the store from a backup"))
             return
+        now_ms = await store.time_ms()
+        keys = sum(key.is_valid(now_ms) for key in replica.registry.keys.values())
+        checks.append(check_settings(settings, keys))
         checks += check_state(replica)
         checks += await check_snapshots(store, replica)
         wrong = await asyncio.to_thread(unusable_versions, node)

@@ -29,6 +29,7 @@ COMMANDS = {
     "experiments": "experiments.app",
     "metrics": "metrics.app",
     "rewards": "rewards.app",
+    "keys": "keys.app",
     "replay": "replay.replay_all",
     "doctor": "doctor.doctor",
     "repair": "repair.repair",

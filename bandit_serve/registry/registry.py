@@ -7,6 +7,8 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
     m  ModelChanged          versions as they are from now on, and which one is in production
     l  LayerChanged          an experiment's slots of a layer from now on
     d  MetricDefined         the definition of a metric in the catalogue from now on
+    k  KeyCreated            a caller's key from now on
+    x  KeyRevoked            a caller's key that is refused from now on
     f  Repaired              an experiment that was set aside is to be folded anew, or is given up; or one is deleted
 """
 
@@ -25,7 +27,8 @@ from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
 from bandit_serve.log.snapshot import Codec, reading
 from bandit_serve.models.onnx.signature import Signature
-from bandit_serve.registry import definitions, layers
+from bandit_serve.registry import api_keys, definitions, layers
+from bandit_serve.registry.api_keys import KeyCreated, KeyRevoked, Keys
 from bandit_serve.registry.definitions import Catalogue, MetricDefined
 from bandit_serve.registry.layers import LayerChanged, Layers
 from bandit_serve.upstreams.upstream import Upstream
@@ -44,7 +47,8 @@ SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retire
 MAX_HISTORY = 10_000
 REMOTE = "remote"
 ANNOUNCED, MODEL, LAYER, DEFINED, REPAIRED = b"e", b"m", b"l", b"d", b"f"
-REVISIONS = frozenset({MODEL, LAYER, DEFINED})
+KEY_CREATED, KEY_REVOKED = b"k", b"x"
+REVISIONS = frozenset({MODEL, LAYER, DEFINED, KEY_CREATED, KEY_REVOKED})
 """Kinds of events that are compared with the registry's revision, and counted in it."""
 
 
@@ -109,7 +113,9 @@ class RegisteredModel(Struct, forbid_unknown_fields=True):
     history: list[ModelHistoryEntry] = []
 
 
-RegistryEvent = ExperimentAnnounced | ModelChanged | LayerChanged | MetricDefined | Repaired
+RegistryEvent = (
+    ExperimentAnnounced | ModelChanged | LayerChanged | MetricDefined | KeyCreated | KeyRevoked | Repaired
+)
 
 
 class RegistryState(Struct, forbid_unknown_fields=True):
@@ -120,16 +126,17 @@ class RegistryState(Struct, forbid_unknown_fields=True):
     repairs: Repairs = msgspec.field(default_factory=Repairs)
     layers: Layers | UnsetType = UNSET
     metrics: Catalogue | UnsetType = UNSET
+    keys: Keys | UnsetType = UNSET
 
 
 _CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
-    """Models of a namespace, layers of experiments, and the catalogue of metrics.
+    """Models of a namespace, layers of experiments, the catalogue of metrics, and the keys of callers.
 
-    `experiments` are the owners of logs that were announced and not deleted. `layers` and `metrics` are each another
-    object after each change.
+    `experiments` are the owners of logs that were announced and not deleted. `layers`, `metrics` and `keys` are each
+    another object after each change.
     """
 
     def __init__(self) -> None:
@@ -140,6 +147,7 @@ class Registry:
         self.repairs = Repairs()
         self.layers: Layers = {}
         self.metrics: Catalogue = {}
+        self.keys: Keys = {}
         self._done: dict[str, None] = {}
 
     def apply(self, offset: Offset, event: RegistryEvent) -> None:
@@ -155,6 +163,12 @@ class Registry:
             case MetricDefined():
                 self.revision += 1
                 self.metrics = definitions.applied(self.metrics, event, self.revision, offset.time_ms)
+            case KeyCreated():
+                self.revision += 1
+                self.keys = api_keys.created(self.keys, event, offset.time_ms)
+            case KeyRevoked():
+                self.revision += 1
+                self.keys = api_keys.revoked(self.keys, event, offset.time_ms)
             case Repaired():
                 self.repairs.apply(offset, event)
                 if event.way == "stop":
@@ -360,6 +374,7 @@ class Registry:
                 self.repairs,
                 self.layers or UNSET,
                 self.metrics or UNSET,
+                self.keys or UNSET,
             )
         )
 
@@ -378,6 +393,10 @@ class Registry:
             with reading("the registry"):
                 definitions.require_sound(fields.metrics, fields.revision)
             registry.metrics = fields.metrics
+        if fields.keys is not UNSET:
+            with reading("the registry"):
+                api_keys.require_sound(fields.keys)
+            registry.keys = fields.keys
         # Builds that know of no deletion keep them.
         living = (owner for owner in fields.experiments if not registry.repairs.is_deleted(owner))
         registry.experiments = dict.fromkeys(living)
@@ -400,6 +419,8 @@ _announced = msgspec.msgpack.Decoder(ExperimentAnnounced).decode
 _model = msgspec.msgpack.Decoder(ModelChanged).decode
 _layer = msgspec.msgpack.Decoder(LayerChanged).decode
 _defined = msgspec.msgpack.Decoder(MetricDefined).decode
+_key_created = msgspec.msgpack.Decoder(KeyCreated).decode
+_key_revoked = msgspec.msgpack.Decoder(KeyRevoked).decode
 _repaired = msgspec.msgpack.Decoder(Repaired).decode
 
 
@@ -412,6 +433,10 @@ def decode_registry_event(kind: bytes, data: bytes) -> RegistryEvent:
         return _layer(data)
     if kind == DEFINED:
         return _defined(data)
+    if kind == KEY_CREATED:
+        return _key_created(data)
+    if kind == KEY_REVOKED:
+        return _key_revoked(data)
     if kind == REPAIRED:
         return _repaired(data)
     raise ValueError(f"the common log holds an event of a kind that this build does not know: {kind!r}")

@@ -57,6 +57,7 @@ from bandit_serve.results.over_time import TIMELINE_POINTS
 from bandit_serve.results.plan_request import PlanRequest
 from bandit_serve.results.planning import ExperimentPlan
 from bandit_serve.server.admission import Admission
+from bandit_serve.server.authentication import Authentication
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.cors import CrossOrigin
 from bandit_serve.server.dialects import error_response
@@ -99,7 +100,7 @@ from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.route import EITHER, MULTIPART, BatchAnswer, Query, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.tensors import BINARY
-from bandit_serve.server.wire import JSON, MAX_BODY, Reply, read_bytes
+from bandit_serve.server.wire import CALLER, JSON, MAX_BODY, Reply, read_bytes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -126,6 +127,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/rewards",
         "rewards.reward",
         "Counts one reward, or many; each once.",
+        "serve",
         RewardsRequest,
         RewardsReport,
         media=EITHER,
@@ -138,6 +140,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/decide",
         "decisions.decide",
         "Draws an arm.",
+        "serve",
         DecideRequest,
         Decided,
         media=EITHER,
@@ -152,6 +155,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/predict",
         "decisions.predict",
         "Draws an arm and predicts with its model.",
+        "serve",
         PredictRequest,
         Predicted,
         media=EITHER,
@@ -165,6 +169,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/decide/batch",
         "decisions.decide_batch",
         "Draws an arm for each entry.",
+        "serve",
         DecideBatch,
         (BatchAnswer(Decided), DecidedColumns),
         media=EITHER,
@@ -177,6 +182,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/predict/batch",
         "decisions.predict_batch",
         "Draws an arm for each entry and predicts with its model.",
+        "serve",
         PredictBatch,
         BatchAnswer(Predicted),
         media=EITHER,
@@ -189,6 +195,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/predict",
         "decisions.score",
         "Predicts with the production version.",
+        "serve",
         ScoreRequest,
         Scored,
         media=EITHER,
@@ -201,6 +208,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}/predict",
         "decisions.score",
         "Predicts with one version.",
+        "serve",
         ScoreRequest,
         Scored,
         media=EITHER,
@@ -213,6 +221,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/exposures",
         "rewards.expose",
         "Logs decisions of a bulk evaluation as exposures; each once.",
+        "serve",
         ExposuresRequest,
         RewardsReport,
         media=EITHER,
@@ -223,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
         "/ofrep/v1/evaluate/flags/{experiment}",
         "flags.evaluate",
         "Draws an arm, as a flag (OFREP).",
+        "serve",
         EvaluationRequest,
         Flag,
         max_body=DECIDE_BYTES,
@@ -233,6 +243,7 @@ ROUTES: tuple[Route, ...] = (
         "/ofrep/v1/evaluate/flags",
         "flags.evaluate_all",
         "Draws an arm of every experiment, as flags (OFREP); logs nothing.",
+        "serve",
         EvaluationRequest,
         FlagList,
         max_body=DECIDE_BYTES,
@@ -244,6 +255,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/models/{model}/infer",
         "inference.infer",
         "Predicts with the production version, or draws an arm of an experiment for each row.",
+        "serve",
         InferenceRequest,
         InferenceResponse,
         media=(JSON, BINARY),
@@ -255,6 +267,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/models/{model}/versions/{version}/infer",
         "inference.infer",
         "Predicts with one version.",
+        "serve",
         InferenceRequest,
         InferenceResponse,
         media=(JSON, BINARY),
@@ -266,6 +279,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/models/{model}",
         "inference.model",
         "The tensors of a model or an experiment.",
+        "any",
         answers=ModelMetadata,
         refuses=(409,),
         operation="getModelMetadata",
@@ -275,6 +289,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/models/{model}/versions/{version}",
         "inference.model",
         "The tensors of a version.",
+        "any",
         answers=ModelMetadata,
         refuses=(409,),
         operation="getVersionMetadata",
@@ -284,6 +299,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/models/{model}/ready",
         "inference.model_ready",
         "Whether a model or an experiment can be asked.",
+        "any",
         answers=ModelReady,
         refuses=(409,),
         operation="checkModelReady",
@@ -293,6 +309,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/models/{model}/versions/{version}/ready",
         "inference.model_ready",
         "Whether a version can be asked.",
+        "any",
         answers=ModelReady,
         refuses=(409,),
         operation="checkVersionReady",
@@ -302,6 +319,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/repository/index",
         "inference.index",
         "Models, their versions, and experiments.",
+        "any",
         IndexRequest,
         list[IndexEntry],
         optional=True,
@@ -313,6 +331,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2",
         "inference.about",
         "The server, and the extensions of the protocol that it has.",
+        "any",
         answers=ServerMetadata,
         operation="getServerMetadata",
     ),
@@ -321,6 +340,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/health/live",
         "inference.live",
         "Whether this worker runs.",
+        "any",
         answers=ServerLive,
         open=True,
         operation="checkServerLive",
@@ -330,6 +350,7 @@ ROUTES: tuple[Route, ...] = (
         "/v2/health/ready",
         "inference.ready",
         "Whether this worker can serve.",
+        "any",
         answers=ServerReady,
         refuses=(503,),
         open=True,
@@ -340,6 +361,7 @@ ROUTES: tuple[Route, ...] = (
         "/health/live",
         "operations.live",
         "Whether this worker runs.",
+        "nothing",
         answers=Health,
         open=True,
         operation="checkLive",
@@ -349,6 +371,7 @@ ROUTES: tuple[Route, ...] = (
         "/health/ready",
         "operations.ready",
         "Whether this worker can serve.",
+        "nothing",
         answers=Health,
         refuses=(503,),
         open=True,
@@ -359,6 +382,7 @@ ROUTES: tuple[Route, ...] = (
         "/metrics",
         "operations.metrics",
         "Counters for Prometheus.",
+        "read",
         answers=str,
         operation="getMetrics",
     ),
@@ -367,6 +391,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/stats",
         "operations.stats",
         "The service in one page.",
+        "read",
         answers=Stats,
         refuses=(413,),
         operation="getStats",
@@ -376,6 +401,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/plan",
         "plans.plan",
         "Plans an experiment: observations, days and power.",
+        "admin",
         PlanRequest,
         ExperimentPlan,
         refuses=(404, 409),
@@ -387,6 +413,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments",
         "experiments.create",
         "Makes an experiment, as a draft.",
+        "admin",
         Experiment,
         ExperimentView,
         status=201,
@@ -399,6 +426,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments",
         "experiments.list_all",
         "All experiments, or a page of them.",
+        "read",
         answers=ExperimentList,
         query=PAGE,
         refuses=(413,),
@@ -409,6 +437,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}",
         "experiments.show",
         "One experiment, and where it stands.",
+        "read",
         answers=ExperimentView,
         etag=True,
         operation="getExperiment",
@@ -418,6 +447,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}",
         "experiments.put",
         "Makes a draft another one, of the same name.",
+        "admin",
         Experiment,
         ExperimentView,
         refuses=(409, 412, 501),
@@ -428,6 +458,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/covariates",
         "covariates.put",
         "Uploads covariates by unit for a draft, in place of those that it had.",
+        "admin",
         CovariatesRequest,
         CovariatesView,
         files=tuple(READERS),
@@ -439,6 +470,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}",
         "experiments.delete",
         "Deletes a draft, or an experiment that is stopped, for good.",
+        "admin",
         ReasonRequest,
         optional=True,
         status=204,
@@ -451,6 +483,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/policy",
         "experiments.change_policy",
         "Changes the policy; what was learned stays.",
+        "admin",
         PolicySpec,
         ExperimentView,
         refuses=(409, 412, 501),
@@ -462,6 +495,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/layer",
         "experiments.change_layer",
         "Gives an experiment another share of its layer; no unit of another experiment is moved.",
+        "admin",
         LayerRequest,
         ExperimentView,
         refuses=(409, 412),
@@ -473,6 +507,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/arms",
         "experiments.add_arm",
         "Adds an arm, with a ramp or at once.",
+        "admin",
         ArmRequest,
         ExperimentView,
         refuses=(409, 412, 501),
@@ -484,6 +519,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/metrics",
         "experiments.add_metric",
         "Adds a metric; decisions from then on are analysed on it.",
+        "admin",
         MetricRequest,
         ExperimentView,
         refuses=(409, 412, 501),
@@ -495,6 +531,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/arms/{arm}",
         "experiments.remove_arm",
         "Removes an arm for good; rewards of its decisions still count.",
+        "admin",
         ReasonRequest,
         ExperimentView,
         optional=True,
@@ -507,6 +544,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/arms/{arm}/pause",
         "experiments.pause_arm",
         "Gives an arm no traffic until it is resumed.",
+        "admin",
         ReasonRequest,
         ExperimentView,
         optional=True,
@@ -519,6 +557,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/arms/{arm}/resume",
         "experiments.resume_arm",
         "Gives a paused arm its traffic again.",
+        "admin",
         ReasonRequest,
         ExperimentView,
         optional=True,
@@ -531,6 +570,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/start",
         "experiments.start",
         "Starts a draft, or goes on after a pause.",
+        "admin",
         ReasonRequest,
         ExperimentView,
         optional=True,
@@ -543,6 +583,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/pause",
         "experiments.pause",
         "Gives control to everyone until it is started again.",
+        "admin",
         ReasonRequest,
         ExperimentView,
         optional=True,
@@ -555,6 +596,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/stop",
         "experiments.stop",
         "Ends it; the version of a winner is promoted.",
+        "admin",
         StopRequest,
         ExperimentView,
         optional=True,
@@ -567,6 +609,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/results",
         "experiments.results",
         "What is known so far; with `by` within the values of a context field, too.",
+        "read",
         answers=Report,
         query=(Query("by", "A categorical context field, of `dimensions` or to be looked up."),),
         refuses=(409,),
@@ -577,6 +620,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/results/history",
         "experiments.results_history",
         "What was known at past times.",
+        "read",
         answers=ResultsHistory,
         query=(Query("points", f"The most times (default: {MAX_POINTS}).", Points),),
         refuses=(413,),
@@ -587,6 +631,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/timeline",
         "experiments.timeline",
         "Shares and the objective over time, and who changed what.",
+        "read",
         answers=Timeline,
         query=(Query("points", f"The most times (default: {TIMELINE_POINTS}).", Points),),
         refuses=(413,),
@@ -597,6 +642,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/experiments/{experiment}/history",
         "experiments.history",
         "Who changed what, and when.",
+        "read",
         answers=History,
         refuses=(413,),
         operation="getHistory",
@@ -606,6 +652,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/metrics",
         "definitions.list_all",
         "The catalogue of metrics, or a page of it.",
+        "read",
         answers=DefinitionList,
         query=PAGE,
         refuses=(413,),
@@ -616,6 +663,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/metrics/{metric}",
         "definitions.show",
         "What a metric is, and which experiments have one of its name.",
+        "read",
         answers=DefinitionUses,
         etag=True,
         operation="getDefinition",
@@ -625,6 +673,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/metrics/{metric}",
         "definitions.define",
         "Defines a metric in the catalogue; experiments that have it stay as they are.",
+        "admin",
         MetricDefinition,
         DefinitionView,
         refuses=(409, 412),
@@ -637,6 +686,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/metrics/{metric}",
         "definitions.remove",
         "Takes a metric out of the catalogue; experiments that have it stay as they are.",
+        "admin",
         status=204,
         refuses=(404, 409, 412),
         operation="removeDefinition",
@@ -646,6 +696,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models",
         "models.list_all",
         "All models, or a page of them.",
+        "read",
         answers=ModelList,
         query=PAGE,
         refuses=(413,),
@@ -656,6 +707,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}",
         "models.show",
         "One model, its versions and its history.",
+        "read",
         answers=ModelView,
         refuses=(413,),
         operation="getModel",
@@ -665,6 +717,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/rollback",
         "models.rollback",
         "Puts the former production version back.",
+        "admin",
         RollbackRequest,
         ModelView,
         optional=True,
@@ -677,6 +730,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions",
         "models.find",
         "Versions by status, family, metric, text; sorted, page by page.",
+        "read",
         answers=VersionPage,
         refuses=(413,),
         query=(
@@ -695,6 +749,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/compare",
         "models.compare",
         "Two versions, a and b, beside each other.",
+        "read",
         answers=VersionComparison,
         refuses=(400,),
         query=(Query("a", "A version.", Name, required=True), Query("b", "Another.", Name, required=True)),
@@ -705,6 +760,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}/agreement",
         "models.agreement",
         "How a shadow version agrees with what was answered.",
+        "read",
         answers=AgreementReport,
         operation="getAgreement",
     ),
@@ -713,6 +769,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions",
         "models.register",
         "Registers an artifact, or an upstream, as a version.",
+        "admin",
         Upload,
         VersionView,
         media=MULTIPART,
@@ -726,6 +783,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}",
         "models.show_version",
         "One version.",
+        "read",
         answers=VersionView,
         operation="getVersion",
     ),
@@ -734,6 +792,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}",
         "models.patch",
         "Adds metrics and metadata to a version.",
+        "admin",
         PatchRequest,
         VersionView,
         max_body=PATCH_BYTES,
@@ -744,6 +803,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}/status",
         "models.set_status",
         "Moves a version to another status.",
+        "admin",
         StatusRequest,
         VersionView,
         refuses=(409,),
@@ -755,6 +815,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}/load",
         "models.loaded_by",
         "Which workers have a version in memory.",
+        "read",
         answers=LoadedBy,
         operation="getLoadedBy",
     ),
@@ -763,6 +824,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/models/{model}/versions/{version}/load",
         "models.load",
         "Loads a version into this worker's memory.",
+        "admin",
         answers=Loaded,
         refuses=(400, 409),
         operation="loadVersion",
@@ -772,6 +834,7 @@ ROUTES: tuple[Route, ...] = (
         "/openapi.json",
         "operations.openapi",
         "This description.",
+        "read",
         answers=dict,
         operation="getOpenapi",
     ),
@@ -780,6 +843,7 @@ ROUTES: tuple[Route, ...] = (
         "/",
         "operations.not_built",
         "The dashboard.",
+        "read",
         refuses=(501,),
         operation="getDashboard",
     ),
@@ -788,7 +852,9 @@ OPEN_PATHS = frozenset(route.path for route in ROUTES if route.open)
 ROUTE_LABELS: tuple[str, ...] = (*(route.label for route in ROUTES), UNMATCHED)
 
 
-def make_app(service: Service, admission: Admission) -> tuple[web.Application, Lane]:
+def make_app(
+    service: Service, admission: Admission, authentication: Authentication
+) -> tuple[web.Application, Lane]:
     """Makes the application, and the lane for its hot routes."""
     groups = {
         "decisions": DecisionHandlers(service),
@@ -803,17 +869,18 @@ def make_app(service: Service, admission: Admission) -> tuple[web.Application, L
         "operations": OperationHandlers(service, document(ROUTES)),
     }
     routes: dict[web.AbstractRoute, Route] = {}
-    lane = Lane(service, admission)
+    lane = Lane(service, admission, authentication)
     service.node.replica.on_deleted(lane.forget)
     app = web.Application(
-        middlewares=[_shared(service, admission, routes)], client_max_size=service.settings.max_body
+        middlewares=[_shared(service, admission, authentication, routes)],
+        client_max_size=service.settings.max_body,
     )
     for route in ROUTES:
         group, name = route.handler.split(".")
         endpoint = getattr(groups[group], name)
         if route.hot:
             max_body = min(route.max_body or service.settings.max_body, service.settings.max_body)
-            lane.add(route.path, route.label, endpoint, max_body)
+            lane.add(route, endpoint, max_body)
             endpoint = _ordinary(endpoint, service.settings.seconds("body_timeout"))
         methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
         for method in methods:
@@ -835,7 +902,10 @@ def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
 
 
 def _shared(
-    service: Service, admission: Admission, routes: dict[web.AbstractRoute, Route]
+    service: Service,
+    admission: Admission,
+    authentication: Authentication,
+    routes: dict[web.AbstractRoute, Route],
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Middleware of all routes: errors become problems, requests are counted, a draining worker closes connections."""
     counters, cross_origin = service.counters, CrossOrigin(service.settings)
@@ -853,6 +923,10 @@ def _shared(
                     raise NotBegun("This worker has as many connections as it can have.")
                 if not service.ready:
                     raise NotBegun("The first state is not loaded yet.")
+            if preflight is None and service.ready:
+                key = authentication.caller("any" if route is None else route.needs, request.headers)
+                if key is not None:
+                    request[CALLER] = key.name
             if route is not None:
                 if request.query_string:
                     _check_query(route, request)

@@ -17,9 +17,11 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from bandit_serve.server.admission import SEC_FETCH_SITE, Admission
+from bandit_serve.server.authentication import Authentication, Needed
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections
 from bandit_serve.server.problems import head_of, lines_of, problem_parts
+from bandit_serve.server.route import Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import Reply, too_large
 
@@ -30,29 +32,33 @@ MAX_PATHS = 10_000
 
 
 class Hot(NamedTuple):
-    """Hot endpoint: its handler, the name in its path, its counters, and the largest body that it takes."""
+    """Hot endpoint: its handler, the name in its path, its counters, its callers' key, and the largest body that it
+    takes.
+    """
 
     endpoint: Endpoint
     name: str
     label: str
+    needs: Needed
     max_body: int
 
 
 class Lane:
     """Table of hot paths. Paths of existing experiments are kept after their first request, at most `MAX_PATHS`."""
 
-    def __init__(self, service: Service, admission: Admission) -> None:
+    def __init__(self, service: Service, admission: Admission, authentication: Authentication) -> None:
         self.service = service
         self.admission = admission
+        self.authentication = authentication
         self._paths: dict[str, Hot] = {}
         self._patterns: list[tuple[re.Pattern[str], Hot]] = []
 
-    def add(self, path: str, label: str, endpoint: Endpoint, max_body: int) -> None:
-        hot = Hot(endpoint, "", label, max_body)
-        if EXPERIMENT not in path:
-            self._paths[path] = hot
+    def add(self, route: Route, endpoint: Endpoint, max_body: int) -> None:
+        hot = Hot(endpoint, "", route.label, route.needs, max_body)
+        if EXPERIMENT not in route.path:
+            self._paths[route.path] = hot
             return
-        before, _, after = path.partition(EXPERIMENT)
+        before, _, after = route.path.partition(EXPERIMENT)
         pattern = re.compile(re.escape(before) + r"([A-Za-z0-9._-]+)" + re.escape(after))
         self._patterns.append((pattern, hot))
 
@@ -136,6 +142,8 @@ class LaneProtocol(Connection):
         if hot is None or service.draining or not service.ready or hdrs.EXPECT in headers:
             return False
         if not self._is_plainly_admitted(headers):
+            return False
+        if not self._lane.authentication.admits(hot.needs, headers):
             return False
         assert self._parser is not None
         assert self._manager is not None

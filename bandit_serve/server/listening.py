@@ -10,9 +10,9 @@ import socket
 import struct
 import sys
 import time
+from typing import NoReturn
 
 from bandit_serve.errors import UsageError
-from bandit_serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +32,21 @@ _KEEP = (0x06, 0, 0, 0xFFFF_FFFF)
 _FILTER = (_LOAD_FLAGS, _ONLY_SYN_AND_ACK, _UNLESS_SYN_SKIP, _DROP, _KEEP)
 
 
-def require_keys_or_loopback(settings: Settings) -> None:
-    """Raises `UsageError` where other machines could reach a service without keys, unless `insecure` is set."""
-    if settings.insecure:
-        return
+def is_reachable_by_others(host: str) -> bool:
+    """Whether other machines can reach a service bound to this host. Raises `UsageError` for an unknown one."""
     try:
-        addresses = socket.getaddrinfo(settings.host, None)
+        addresses = socket.getaddrinfo(host, None)
     except socket.gaierror as error:
-        raise UsageError(f"The host {settings.host!r} is unknown: {error.strerror}.") from None
-    if not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in addresses):
-        raise UsageError(
-            f"{settings.host} can be reached from other machines and no keys are configured: "
-            "bind a loopback address, or give --insecure."
-        )
+        raise UsageError(f"The host {host!r} is unknown: {error.strerror}.") from None
+    return not all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in addresses)
+
+
+def require_keys(host: str) -> NoReturn:
+    """Raises `UsageError` for a service without keys that other machines could reach."""
+    raise UsageError(
+        f"{host} can be reached from other machines and no keys are configured: make one with "
+        "`bandit-serve keys create --scope admin`, bind a loopback address, or give --insecure."
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

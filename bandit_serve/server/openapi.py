@@ -34,6 +34,12 @@ IF_NONE_MATCH = {
     "description": "The ETag of an answer that the caller has; 304 when nothing is new.",
     "schema": {"type": "string"},
 }
+KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key that `bandit-serve keys create` made: of the scope that the operation names, or of `admin`. "
+    "Until there is a first key, no operation needs one.",
+}
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 
 TAGS = {
@@ -74,6 +80,7 @@ def document(routes: Iterable[Route]) -> Schema:
         "tags": [{"name": tag, "description": text} for tag, text in TAGS.items()],
         "paths": paths,
         "components": {
+            "securitySchemes": {"key": KEY_SCHEME},
             "schemas": schemas.components,
             "responses": {
                 f"{dialect.name}{status}": _problem(status, dialect, schemas)
@@ -93,6 +100,8 @@ def statuses(route: Route) -> tuple[int, ...]:
         possible.add(404)
     if not route.open:
         possible.add(503)
+    if route.needs != "nothing":
+        possible.add(401)
     if route.conditional:
         possible.add(NOT_MODIFIED)
     succeeds = route.answers is not None or route.status == NO_CONTENT
@@ -116,6 +125,7 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
         "operationId": route.operation,
         "summary": route.summary,
         "tags": [route.handler.partition(".")[0]],
+        "security": _security(route),
         "responses": {str(status): _response(route, status, schemas) for status in statuses(route)},
     }
     parameters: list[Schema] = [
@@ -136,6 +146,13 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
         content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in route.files}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
+
+
+def _security(route: Route) -> list[Schema]:
+    """Keys that a route takes: none where it needs none, and any scope where any does."""
+    if route.needs == "nothing":
+        return []
+    return [{"key": [] if route.needs == "any" else [route.needs]}]
 
 
 def _query_parameter(query: Query, schemas: Schemas) -> Schema:

@@ -31,6 +31,7 @@ STATUS: Mapping[type[Exception], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.InvalidInput: 400,
+    errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.TooSlow: 408,
@@ -45,6 +46,7 @@ STATUS: Mapping[type[Exception], int] = {
 }
 TITLES: Mapping[int, tuple[str, str]] = {
     400: ("invalid-request", "The request is not valid"),
+    401: ("unauthenticated", "A key is needed"),
     403: ("forbidden", "Forbidden"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
@@ -144,6 +146,8 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     elif body.status == 503:
         headers["Retry-After"] = "1"
+    if body.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     return body.status, headers, printable_json(msgspec.json.encode(body))

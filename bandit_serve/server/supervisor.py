@@ -19,8 +19,10 @@ from types import FrameType
 import msgspec
 
 from bandit_serve.base.private_files import own_folder
+from bandit_serve.base.secrets import concealed
 from bandit_serve.base.terminal import print_line
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
+from bandit_serve.node import Node
 from bandit_serve.replication.local_snapshots import LocalSnapshots
 from bandit_serve.server.assignment import (
     DRAINING,
@@ -35,12 +37,11 @@ from bandit_serve.server.assignment import (
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
-from bandit_serve.server.listening import bind, require_keys_or_loopback, turn_away
+from bandit_serve.server.listening import bind, is_reachable_by_others, require_keys, turn_away
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
 from bandit_serve.store.failures import READ_ONLY
-from bandit_serve.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class Supervisor:
         self._restart_at_s = 0.0
         self._failed_s = -math.inf
         self._store_missing = False
+        # None: nobody knows yet, and workers ask for keys wherever others can reach them.
+        self._has_keys: bool | None = None
         self._backoff = Backoff()
         self._looked_s = self._watching_since_s = time.monotonic()
         self._store_at_s = 0.0
@@ -97,12 +100,14 @@ class Supervisor:
     def run(self) -> int:
         """Serves until SIGTERM, SIGINT or SIGHUP; returns the exit status."""
         settings = self._settings
-        require_keys_or_loopback(settings)
+        by_others = is_reachable_by_others(settings.host)
         own_folder(settings.data_dir)
         listener = bind(settings.host, settings.port)
         try:
             self._store_url = self._find_store()
             facts = self._check_store()
+            if by_others and not settings.insecure and self._has_keys is False:
+                require_keys(settings.host)
             with (
                 tempfile.TemporaryFile() as counters,
                 tempfile.TemporaryFile() as beats,
@@ -143,11 +148,13 @@ class Supervisor:
         """
 
         async def check() -> StoreFacts:
-            store = Store(self._store_url, timeout_s=self._settings.seconds("store_timeout"))
+            node = Node(self._settings, self._store_url)
             try:
-                return await store.check()
+                facts = await node.store.check()
+                self._has_keys = await _has_keys(node)
+                return facts
             finally:
-                await store.close()
+                await node.store.close()
 
         try:
             return asyncio.run(check())
@@ -267,7 +274,11 @@ class Supervisor:
         workers = "1 worker" if ready == 1 else f"{ready} workers"
         store = "private store" if self._private is not None else "store"
         durability = f" ({facts.durability})" if facts is not None else ""
-        warning = "; open to anyone who can reach it, as no keys are configured"
+        warning = {
+            True: "; callers need a key",
+            False: "; open to anyone who can reach it, as no keys are configured",
+            None: "",
+        }[self._has_keys]
         # Its reader may have gone, or its disk be full.
         with contextlib.suppress(OSError):
             print_line(f"bandit-serve is ready on {address} with {workers}, {store}{durability}{warning}")
@@ -297,6 +308,17 @@ class Supervisor:
                 child.process.wait()
         self._learners.wait()
         return 0
+
+
+async def _has_keys(node: Node) -> bool | None:
+    """Whether callers need a key; None where the registry can not be read, which a worker says and bears."""
+    try:
+        return bool((await node.read_registry()).keys)
+    except StoreUnavailable:
+        raise
+    except Exception as error:  # whatever bytes that somebody changed in the common log can cause
+        log.warning("the registry can not be read: %s", concealed(in_full(error)))
+        return None
 
 
 @contextlib.contextmanager

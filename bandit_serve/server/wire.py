@@ -38,6 +38,8 @@ LARGE_BYTES = 256 * 1024
 PATIENT_BYTES = 8 * 1024
 # What a request's route takes at most, where that is less than what the service does.
 MAX_BODY: web.RequestKey[int] = web.RequestKey("max_body", int)
+# Name of the key that a request came with.
+CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -475,8 +477,8 @@ def revision(request: web.Request) -> int | None:
 
 
 def actor(request: web.Request) -> str:
-    """Name of the caller, for the history."""
-    return f"http:{request.remote or 'unix'}"
+    """Name of the caller, for the history: that of its key, or where it called from."""
+    return request.get(CALLER) or f"http:{request.remote or 'unix'}"
 
 
 def essence(content_type: str) -> str:

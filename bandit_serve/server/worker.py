@@ -36,6 +36,7 @@ from bandit_serve.server.assignment import (
     ending_signals,
     store_advice,
 )
+from bandit_serve.server.authentication import Authentication
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections, raise_file_limit
@@ -76,8 +77,13 @@ class Worker:
         self._beats.beat_from_now_on(self._assignment.slot, loop)
         for number in ending_signals():
             loop.add_signal_handler(number, self._stopping.set)
-        admission = Admission(self._settings, loopback=is_loopback(str(self._listener.getsockname()[0])))
-        app, lane = make_app(self._service, admission)
+        loopback = is_loopback(str(self._listener.getsockname()[0]))
+        admission = Admission(self._settings, loopback=loopback)
+        node = self._service.node
+        authentication = Authentication(
+            node.replica, node.store.clock.now_ms, required=not (loopback or self._settings.insecure)
+        )
+        app, lane = make_app(self._service, admission, authentication)
         runner = web.AppRunner(
             app,
             handle_signals=False,

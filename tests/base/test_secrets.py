@@ -21,6 +21,7 @@ from bandit_serve.base.secrets import concealed, know_secrets_of, shown_url
 from bandit_serve.demo.service import DemoService
 from bandit_serve.errors import StoreUnavailable, UsageError, in_full
 from bandit_serve.models.remote import FsspecRemote
+from bandit_serve.registry.api_keys import SECRET_CHARS, new_key
 from bandit_serve.settings import Settings
 
 PASSWORD, TOKEN = "pa55-word/of+store", "t0ken-of-artifacts"
@@ -195,3 +196,17 @@ def test_the_sentence_is_for_callers_and_the_rest_for_the_operator() -> None:
     error = StoreUnavailable("The store is not available now.").noted("Error 111 connecting to h:1")
     assert str(error) == "The store is not available now."
     assert in_full(error) == "The store is not available now. (Error 111 connecting to h:1)"
+
+
+def test_a_callers_key_is_masked_wherever_it_stands() -> None:
+    for _ in range(50):
+        made = new_key("web", "admin", None, "cli:me")
+        for text in (
+            f"GET /v1/stats?key={made.text} HTTP/1.1",
+            made.text,
+            f"{{'{made.text}'}}",
+            f"Bearer {made.text}x",
+        ):
+            shown = concealed(text)
+            assert made.text[-SECRET_CHARS:] not in shown
+            assert f"bsk_{made.event.id}_***" in shown

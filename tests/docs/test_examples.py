@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import runpy
@@ -40,13 +41,15 @@ LIMIT_S = 200.0
 class Page(NamedTuple):
     """How the blocks of shell and Python of one page are tried.
 
-    not_run: how those begin that would install, or run until they are ended. Their commands and flags are compared with
-    those that there are. shows: what the others print.
+    alone: the page has a service of its own, as it changes what others rely on. not_run: how those begin that would
+    install, or run until they are ended. Their commands and flags are compared with those that there are. shows:
+    what the others print.
     """
 
     needs_service: bool = False
     not_run: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
+    alone: bool = False
 
 
 PAGES = {
@@ -121,6 +124,18 @@ PAGES = {
         ("pip install openfeature-sdk",),
         ('"status":"running"', "0.5", "2 arms, 2 decisions"),
     ),
+    "docs/keys.md": Page(
+        True,
+        ("bandit-serve serve",),
+        (
+            "ops",
+            "with the scope serve",
+            "A key is needed",
+            '{"experiments":[',
+            "is refused from now on.",
+        ),
+        alone=True,
+    ),
     "docs/operations.md": Page(
         True,
         ("BANDIT_SERVE_STORE=", "bandit-serve repair"),
@@ -141,7 +156,10 @@ def is_run(block: Block, page: Page) -> bool:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with `bandit-serve` and `python` of this checkout in its `bin`."""
-    directory = tmp_path_factory.mktemp("documents")
+    return furnished(tmp_path_factory.mktemp("documents"))
+
+
+def furnished(directory: Path) -> Path:
     scripts = directory / "bin"
     scripts.mkdir()
     for name, arguments in (("python", ""), ("bandit-serve", "-m bandit_serve")):
@@ -154,6 +172,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(workshop: Path) -> Iterator[str]:
     """Where a service answers whose data directory is where the documents say: one for all pages."""
+    with serving(workshop) as where:
+        yield where
+
+
+@contextlib.contextmanager
+def serving(workshop: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     with ThrowawayService(workshop / "bandit-serve-data", port=port) as service:
@@ -179,14 +203,20 @@ def run(block: Block, directory: Path) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PAGES)
 def test_the_examples_of_a_page_run_as_written(
-    name: str, workshop: Path, request: pytest.FixtureRequest
+    name: str, workshop: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     page = PAGES[name]
-    address = request.getfixturevalue("address") if page.needs_service else WRITTEN_ADDRESS
     blocks = [block for block in runnable(name) if is_run(block, page)]
-    printed = "".join(
-        run(block._replace(text=block.text.replace(WRITTEN_ADDRESS, address)), workshop) for block in blocks
-    )
+    with contextlib.ExitStack() as services:
+        if page.alone:
+            workshop = furnished(tmp_path)
+            address = services.enter_context(serving(workshop))
+        else:
+            address = request.getfixturevalue("address") if page.needs_service else WRITTEN_ADDRESS
+        printed = "".join(
+            run(block._replace(text=block.text.replace(WRITTEN_ADDRESS, address)), workshop)
+            for block in blocks
+        )
     assert [text for text in page.shows if text not in printed] == [], printed
 
 

@@ -32,6 +32,7 @@ STATUSES = {
     "ContentRefused": 400,
     "TooLarge": 413,
     "UnsupportedMedia": 415,
+    "Unauthenticated": 401,
     "Forbidden": 403,
     "NotFound": 404,
     "TooSlow": 408,
