@@ -1,5 +1,5 @@
 """Settings, each declared once as a field. A flag, a variable `BANDIT_SERVE_*` and a config key have its name, in this
-order of precedence.
+order of precedence. A variable `BANDIT_SERVE_*_FILE` names a file that holds the value.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from bandit_serve.errors import FieldError, UsageError
 log = logging.getLogger(__name__)
 
 PREFIX = "BANDIT_SERVE_"
+OF_FILE = "_FILE"
+MAX_FILE_CHARS = 65_536
 HostNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+(,[A-Za-z0-9._:\[\]-]+)*(?!\n)$")]
 Origins = Annotated[
     str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(,https?://[A-Za-z0-9._:\[\]-]+)*(?!\n)$")
@@ -148,11 +150,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         know_secrets_of(self.store, self.artifacts)
 
-    def __repr__(self) -> str:
-        """Representation without passwords in URLs."""
+    def shown(self) -> dict[str, bool | int | float | str | None]:
+        """Values by name, without passwords in URLs."""
         own = {name: getattr(self, name) for name in self.__struct_fields__}
-        own |= {name: shown_url(own[name]) for name in ("store", "artifacts") if own[name] is not None}
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in own.items())})"
+        return own | {name: shown_url(own[name]) for name in ("store", "artifacts") if own[name] is not None}
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"
 
     def seconds(self, name: str) -> float:
         """A duration setting in seconds."""
@@ -273,13 +277,26 @@ KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)|PORT_\d+_)")
 """What it sets in every container where a service is called bandit-serve; and `PORT` itself, as a URL."""
 
 
+class LoadedSettings(NamedTuple):
+    """Settings, where each came from (`--port`, `BANDIT_SERVE_PORT`, the config file's path or `default`), and that
+    path.
+    """
+
+    settings: Settings
+    sources: dict[str, str]
+    config: str | None
+
+
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """Sentences about variables that begin like a setting's and name none."""
-    known = [PREFIX + name.upper() for name in ("config", *Settings.__struct_fields__)]
+    names = ["config", *Settings.__struct_fields__]
+    known = {f"{PREFIX}{name.upper()}{end}" for name in names for end in ("", OF_FILE)} - {
+        f"{PREFIX}CONFIG{OF_FILE}"
+    }
     for name in sorted(environ):
         ours = name.upper().startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")
         if ours and name not in known and not KUBERNETES.match(name):
-            meant = nearest(name[len(PREFIX) :], [each[len(PREFIX) :].lower() for each in known])
+            meant = nearest(name[len(PREFIX) :], names)
             guess = "" if meant is None else f" Did you mean {PREFIX}{meant.upper()}?"
             yield f"The variable {name} is no setting and is not heeded.{guess}"
 
@@ -292,21 +309,58 @@ def load_settings(
     A flag that is None and a variable that is empty count as not given. Variables that name no setting are logged as
     warnings. Raises `UsageError`, which names the wrong setting.
     """
+    return load_with_sources(flags, config=config, environ=environ).settings
+
+
+def load_with_sources(
+    flags: Mapping[str, Any], *, config: str | None = None, environ: Mapping[str, str] = os.environ
+) -> LoadedSettings:
+    """As `load_settings`, and where each value came from."""
     for sentence in unknown_variables(environ):
         log.warning("%s", sentence)
-    config = config or environ.get(f"{PREFIX}CONFIG")
+    config = config or environ.get(f"{PREFIX}CONFIG") or None
     values: dict[str, Any] = _read_config(config) if config else {}
+    sources = dict.fromkeys(Settings.__struct_fields__, "default")
+    sources |= {name: str(config) for name in values if name in sources}
     for name in Settings.__struct_fields__:
-        text = environ.get(PREFIX + name.upper())
-        if text and not (name == "port" and text.startswith("tcp://")):
-            values[name] = text
-    values.update({name: value for name, value in flags.items() if value is not None})
+        variable, text = _of_environment(name, environ)
+        if text:
+            values[name], sources[name] = text, variable
+    given = {name: value for name, value in flags.items() if value is not None}
+    values |= given
+    sources |= {name: f"--{name.replace('_', '-')}" for name in given}
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise _wrong_setting(error, values) from None
     _ = settings.upstream_prefixes  # raises where one of them is none
-    return settings
+    return LoadedSettings(settings, sources, config)
+
+
+def _of_environment(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Variable that gives a setting, and its value. Raises `UsageError` where two do, or where its file is none."""
+    variable = PREFIX + name.upper()
+    text, path = environ.get(variable), environ.get(variable + OF_FILE)
+    if name == "port" and text is not None and text.startswith("tcp://"):
+        text = None
+    if not path:
+        return variable, text
+    if text:
+        raise UsageError(f"{variable} and {variable}{OF_FILE} are both set; expected one of them.")
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_FILE_CHARS + 1)
+    except OSError as error:
+        raise UsageError(
+            f"{path}, which {variable}{OF_FILE} names, can not be read: {error.strerror}."
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}, which {variable}{OF_FILE} names, is not UTF-8.") from None
+    if len(text) > MAX_FILE_CHARS:
+        raise UsageError(
+            f"{path}, which {variable}{OF_FILE} names, has more than {MAX_FILE_CHARS} characters."
+        )
+    return variable + OF_FILE, text.rstrip("\r\n")
 
 
 def _wrong_setting(error: msgspec.ValidationError, values: Mapping[str, Any]) -> UsageError:

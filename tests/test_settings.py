@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from bandit_serve.cli.serve import serve
 from bandit_serve.errors import UsageError
-from bandit_serve.settings import PREFIX, Settings, declared_settings, load_settings
+from bandit_serve.settings import PREFIX, Settings, declared_settings, load_settings, load_with_sources
 
 NAMES = Settings.__struct_fields__
 DEFAULTS = Settings()
@@ -218,3 +219,48 @@ def test_an_unknown_key_of_the_config_file_is_told_with_what_is_known(tmp_path: 
     details = {error.at: error.detail for error in refused.value.errors}
     assert details["stor"].startswith("unknown setting: did you mean store? expected one of host, port, ")
     assert details["prot"].startswith("unknown setting: did you mean port? expected one of ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_may_be_in_a_file_that_a_variable_names(name: str, tmp_path: Path) -> None:
+    value = OTHERS.get(name, "7m")
+    file = tmp_path / "value"
+    file.write_text(f"{as_text(value)}\n")
+    variable = f"{PREFIX}{name.upper()}_FILE"
+    loaded = load_with_sources({}, environ={variable: str(file)})
+    assert getattr(loaded.settings, name) == value
+    assert loaded.sources == {each: variable if each == name else "default" for each in NAMES}
+    assert getattr(load_settings({}, environ={variable: ""}), name) == getattr(DEFAULTS, name)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "can not be read: No such file"),
+        (b"\xff", "is not UTF-8"),
+        (b"x" * 65_537, "more than 65536 characters"),
+    ],
+)
+def test_a_file_that_has_no_value_is_named(content: bytes | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "value"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=re.escape(words)) as refused:
+        load_settings({}, environ={f"{PREFIX}STORE_FILE": str(file)})
+    assert f"{PREFIX}STORE_FILE" in str(refused.value)
+
+
+def test_a_variable_and_a_file_are_one_too_many(tmp_path: Path) -> None:
+    environ = {f"{PREFIX}STORE": "redis://h", f"{PREFIX}STORE_FILE": str(tmp_path)}
+    with pytest.raises(UsageError, match="BANDIT_SERVE_STORE and BANDIT_SERVE_STORE_FILE are both set"):
+        load_settings({}, environ=environ)
+
+
+def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
+    path = config(tmp_path, port=9_000, workers=2, host="::1")
+    environ = {f"{PREFIX}PORT": "9001", f"{PREFIX}WORKERS": "3"}
+    loaded = load_with_sources({"port": 9_002, "data": None}, environ=environ, config=path)
+    assert (loaded.settings.port, loaded.settings.workers, loaded.settings.host) == (9_002, 3, "::1")
+    named = {name: loaded.sources[name] for name in ("port", "workers", "host", "data")}
+    assert named == {"port": "--port", "workers": f"{PREFIX}WORKERS", "host": path, "data": "default"}
+    assert loaded.config == path

@@ -31,6 +31,7 @@ COMMANDS = {
     "rewards": "rewards.app",
     "keys": "keys.app",
     "replay": "replay.replay_all",
+    "config": "config.app",
     "doctor": "doctor.doctor",
     "repair": "repair.repair",
     "plan": "plan.plan",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bandit_serve.settings import Setting, declared_settings, load_settings
+from bandit_serve.settings import Setting, declared_settings, load_settings, load_with_sources
 
 CONFIG = Annotated[str | None, typer.Option("--config", help="Config file (TOML).")]
 DECLARED = declared_settings()
@@ -37,12 +37,23 @@ def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
 
     The value None means that a flag was not given, and so does not override a variable or a config key.
     """
+    return _taking(load_settings, names)
+
+
+def takes_loaded_settings(work: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: as `takes_settings()`, and makes a command of `work(loaded_settings, …)`."""
+    return _taking(load_with_sources, ())(work)
+
+
+def _taking(
+    load: Callable[..., Any], names: tuple[str, ...]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     taken = names or tuple(DECLARED)
 
     def decorate(work: Callable[..., None]) -> Callable[..., None]:
         def command(config: str | None, **arguments: Any) -> None:
             flags = {name: arguments.pop(name) for name in taken}
-            work(load_settings(flags, config=config), **arguments)
+            work(load(flags, config=config), **arguments)
 
         own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
         annotations = {name: Annotated[DECLARED[name].kind | None, setting_option(name)] for name in taken}

@@ -15,6 +15,7 @@ from stores import ThrowawayStore, wait_until
 
 import bandit_serve as package
 from bandit_serve.cli.main import COMMANDS
+from bandit_serve.settings import Settings
 
 
 def test_version() -> None:
@@ -181,3 +182,24 @@ def _waits(pid: int) -> bool:
         with contextlib.suppress(FileNotFoundError):  # closed since it was listed
             sockets += "socket" in str(fd.readlink())
     return sockets >= 3
+
+
+def test_the_settings_are_shown_with_where_they_came_from_and_without_passwords(tmp_path: Path) -> None:
+    secret = tmp_path / "store"
+    secret.write_text("redis://user:hunter22@box:6379/0\n")
+    config = tmp_path / "config.toml"
+    config.write_text("workers = 3\n")
+    environment = {"BANDIT_SERVE_STORE_FILE": str(secret), "BANDIT_SERVE_ACCESS_LOG": "true"}
+    flags = ("--port", "9001", "--config", config)
+    ran = bandit_serve("config", "show", *flags, "--json", environment=environment)
+    shown = {each["name"]: (each["value"], each["source"]) for each in ran.document["settings"]}
+    assert shown["port"] == (9001, "--port")
+    assert shown["workers"] == (3, str(config))
+    assert shown["store"] == ("redis://box:6379/0", "BANDIT_SERVE_STORE_FILE")
+    assert shown["access_log"] == (True, "BANDIT_SERVE_ACCESS_LOG")
+    assert shown["artifacts"] == (None, "default")
+    assert set(shown) == set(Settings.__struct_fields__)
+    table = bandit_serve("config", "show", *flags, environment=environment)
+    for words in ("redis://box:6379/0", "the data directory", f"Config file: {config}."):
+        assert words in table.out.replace("\n", "")
+    assert "hunter22" not in ran.out + ran.err + table.out + table.err
