@@ -88,6 +88,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], about("Lowest level that is logged")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], about("Form of the log: lines of text, or one JSON object a line")
+    ] = "text"
     namespace: Annotated[Namespace, about("Prefix of all keys in the store")] = "bandit_serve"
     store_timeout: Annotated[Duration, about("Longest wait for the store")] = "1s"
     body_timeout: Annotated[Duration, about("Longest wait for a request's body")] = "10s"

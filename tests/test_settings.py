@@ -34,6 +34,7 @@ OTHERS: dict[str, Any] = {
     "max_connections": 7,
     "access_log": True,
     "log_level": "debug",
+    "log_format": "json",
     "namespace": "other",
     "max_body": 2_048,
     "max_artifact": 4_096,

@@ -1,18 +1,27 @@
-"""Logging of one process: each record is one line, whatever it contains, and tracebacks are indented below it."""
+"""Logging of one process: each record is one line, whatever it contains, or one JSON object.
+
+In text, tracebacks are indented below their line; in JSON they are a field.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
 from types import TracebackType
+from typing import Any, Literal
 
+from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.printable_text import printable, printable_line
+from bandit_serve.base.request_tags import current_tags
 from bandit_serve.base.secrets import concealed
 
 log = logging.getLogger(__name__)
 
 INDENT = "  "
+FIELDS = ("request_id", "trace_id", "route", "status", "duration_ms")
+"""Fields that a record may have beside the common ones."""
 
 
 class LineFormatter(logging.Formatter):
@@ -26,10 +35,39 @@ class LineFormatter(logging.Formatter):
         return INDENT + text.replace("\n", f"\n{INDENT}")
 
 
-def log_to_stderr(who: str, level: str) -> None:
+class JsonFormatter(logging.Formatter):
+    """Makes one object a line: `time`, `level`, `logger`, `worker`, `message`, those of `FIELDS` that there are, and
+    `traceback`. `worker` is a process id, or `supervisor`.
+    """
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        tags = current_tags()
+        said: dict[str, Any] = {
+            "time": rfc3339(round(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "worker": self._worker,
+            "message": concealed(record.getMessage()),
+            "request_id": None if tags is None else tags.request_id,
+            "trace_id": None if tags is None else tags.trace_id,
+        }
+        said |= {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
+        if record.exc_info:
+            said["traceback"] = concealed(self.formatException(record.exc_info))
+        return json.dumps({name: value for name, value in said.items() if value is not None})
+
+
+def log_to_stderr(who: str, level: str, form: Literal["text", "json"] = "text") -> None:
     """Logs to stderr, with `who` (`supervisor`, `worker 17`) in every line. Uncaught exceptions are logged, too."""
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s"))
+    if form == "json":
+        handler.setFormatter(JsonFormatter(who.removeprefix("worker ")))
+    else:
+        handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

@@ -13,5 +13,5 @@ from bandit_serve.settings import Settings
 @takes_settings()
 def serve(settings: Settings) -> None:
     """Runs the service until SIGTERM; prints one line with its address when it accepts requests."""
-    log_to_stderr("supervisor", settings.log_level)
+    log_to_stderr("supervisor", settings.log_level, settings.log_format)
     raise typer.Exit(Supervisor(settings).run())

@@ -45,6 +45,7 @@ from bandit_serve.api.views import (
 )
 from bandit_serve.base.mistakes import MAX_MISTAKES, expected_one_of
 from bandit_serve.base.names import Name
+from bandit_serve.base.request_tags import tagged
 from bandit_serve.errors import FieldError, InvalidInput, NotBegun, StateFault, TooLarge
 from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -100,7 +101,7 @@ from bandit_serve.server.page import PAGE, Limit
 from bandit_serve.server.route import EITHER, MULTIPART, BatchAnswer, Query, Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.tensors import BINARY
-from bandit_serve.server.wire import CALLER, JSON, MAX_BODY, Reply, read_bytes
+from bandit_serve.server.wire import CALLER, JSON, MAX_BODY, TAGS, Reply, read_bytes, tags_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -912,6 +913,16 @@ def _shared(
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        tags = tags_of(request.headers)
+        if tags is None:
+            return await answer_untagged(request, handler)
+        request[TAGS] = tags
+        with tagged(tags):
+            response = await answer_untagged(request, handler)
+        response.headers.update(tags.headers())
+        return response
+
+    async def answer_untagged(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         route = routes.get(request.match_info.route)
         response: web.StreamResponse

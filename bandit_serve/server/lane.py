@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
+from bandit_serve.base.request_tags import RequestTags, tagged
 from bandit_serve.server.admission import SEC_FETCH_SITE, Admission
 from bandit_serve.server.authentication import Authentication, Needed
 from bandit_serve.server.connection import Connection
@@ -23,7 +24,7 @@ from bandit_serve.server.connections import Connections
 from bandit_serve.server.problems import head_of, lines_of, problem_parts
 from bandit_serve.server.route import Route
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Reply, too_large
+from bandit_serve.server.wire import Reply, tags_of, too_large
 
 Endpoint = Callable[[str, Mapping[str, str], bytes], Reply | Awaitable[Reply]]
 
@@ -82,7 +83,7 @@ class Lane:
 class LaneProtocol(Connection):
     """Connection with a lane. While it waits, also for the lane's answer, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_host", "_lane", "_looking")
+    __slots__ = ("_answering", "_host", "_lane", "_looking", "_tags")
 
     def __init__(self, lane: Lane, connections: Connections, manager: web.Server, **options: Any) -> None:
         super().__init__(connections, manager, **options)
@@ -91,6 +92,8 @@ class LaneProtocol(Connection):
         self._host: str | None = None
         self._answering: asyncio.Task[None] | None = None
         self._looking = False
+        # Those of the request that is being answered.
+        self._tags: RequestTags | None = None
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
@@ -150,6 +153,15 @@ class LaneProtocol(Connection):
         self._messages.popleft()
         self._parser.message_consumed()
         self._manager.requests_count += 1
+        self._tags = tags_of(headers)
+        if self._tags is None:
+            self._answer(hot, headers, payload)
+        else:
+            with tagged(self._tags):
+                self._answer(hot, headers, payload)
+        return True
+
+    def _answer(self, hot: Hot, headers: Mapping[str, str], payload: Any) -> None:
         started_s = time.perf_counter()
         try:
             body = payload.read_nowait()
@@ -158,15 +170,14 @@ class LaneProtocol(Connection):
             reply = hot.endpoint(hot.name, headers, body)
         except Exception as error:
             self._refuse(hot, error, started_s)
-            return True
+            return
         if isinstance(reply, Reply):
             self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
-            service.counters.request(hot.label, 200, time.perf_counter() - started_s)
+            self._lane.service.counters.request(hot.label, 200, time.perf_counter() - started_s)
         else:
             self._request_in_progress = True
             self._stay_open()
             self._answering = self._loop.create_task(self._answer_later(hot, reply, started_s))
-        return True
 
     def _is_plainly_admitted(self, headers: Mapping[str, str]) -> bool:
         """Whether the request has one of our host names and no header of a browser; if not, `Admission` decides."""
@@ -206,6 +217,8 @@ class LaneProtocol(Connection):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
+        if self._tags is not None:
+            headers += lines_of(self._tags.headers())
         transport.write(head_of(status, headers, len(body)) + body)
         self._stay_open()
 

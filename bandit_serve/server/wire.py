@@ -10,10 +10,12 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 from aiohttp import hdrs, web
+from multidict import istr
 
 from bandit_serve.base.filled import Fill
 from bandit_serve.base.mistakes import MAX_MISTAKES
 from bandit_serve.base.nesting import TOO_DEEP, nesting_error, nesting_error_of_json
+from bandit_serve.base.request_tags import REQUEST_ID, TRACEPARENT, TRACESTATE, RequestTags, request_tags
 from bandit_serve.base.turns import Turn
 from bandit_serve.base.validation import FindMistakes, as_invalid_input, convert_or_explain, invalid
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
@@ -40,6 +42,7 @@ PATIENT_BYTES = 8 * 1024
 MAX_BODY: web.RequestKey[int] = web.RequestKey("max_body", int)
 # Name of the key that a request came with.
 CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
+TAGS: web.RequestKey[RequestTags] = web.RequestKey("tags", RequestTags)
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -479,6 +482,16 @@ def revision(request: web.Request) -> int | None:
 def actor(request: web.Request) -> str:
     """Name of the caller, for the history: that of its key, or where it called from."""
     return request.get(CALLER) or f"http:{request.remote or 'unix'}"
+
+
+# Names of this type cost a quarter to look up, as they are not folded each time.
+_ID_HEADER, _TRACE_HEADER, _STATE_HEADER = istr(REQUEST_ID), istr(TRACEPARENT), istr(TRACESTATE)
+
+
+def tags_of(headers: Mapping[str, str]) -> RequestTags | None:
+    """Tags that a request came with."""
+    id, parent = headers.get(_ID_HEADER), headers.get(_TRACE_HEADER)
+    return None if id is None and parent is None else request_tags(id, parent, headers.get(_STATE_HEADER))
 
 
 def essence(content_type: str) -> str:

@@ -25,6 +25,7 @@ from bandit_serve.base.process_log import log_to_stderr
 from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
 from bandit_serve.node import Node
 from bandit_serve.processes.parent import end_with_parent
+from bandit_serve.server.access_log import AccessLog
 from bandit_serve.server.admission import Admission, is_loopback
 from bandit_serve.server.app import ROUTE_LABELS, make_app
 from bandit_serve.server.assignment import (
@@ -117,7 +118,8 @@ class Worker:
         }
         if self._settings.access_log:
             access_log = logging.getLogger("bandit_serve.access")
-            return lambda: Connection(self._connections, server, access_log=access_log, **options)
+            options |= {"access_log": access_log, "access_log_class": AccessLog}
+            return lambda: Connection(self._connections, server, **options)
         return lambda: LaneProtocol(lane, self._connections, server, access_log=None, **options)
 
     async def _load(self) -> None:
@@ -204,7 +206,8 @@ def main() -> None:
     assignment = msgspec.json.decode(assigned, type=Assignment)
     end_with_parent(assignment.parent)
     faulthandler.register(SAY_STACKS, all_threads=True)
-    log_to_stderr(f"worker {os.getpid()}", assignment.settings.log_level)
+    settings = assignment.settings
+    log_to_stderr(f"worker {os.getpid()}", settings.log_level, settings.log_format)
     try:
         uvloop.run(_run(assignment))
     except (StoreRefused, UsageError) as error:

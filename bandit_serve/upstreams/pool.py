@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bandit_serve.base.http_address import HttpAddress
+from bandit_serve.base.request_tags import current_tags
 from bandit_serve.errors import BanditServeError, ContentRefused, Overloaded, UpstreamFailed
 from bandit_serve.upstreams.headers import HeaderReader
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream, not_allowed
@@ -163,6 +164,9 @@ class Endpoint:
         if self._headers is None:
             await self.read_headers()
         headers = self._headers if body is None else self._headers_with_body
+        tags = current_tags()
+        if tags is not None:
+            headers = {**(headers or {}), **tags.headers()}
         data: Any = body
         if body is not None and len(body) > MAX_PLAIN_BYTES:
             data = io.BytesIO(body)
