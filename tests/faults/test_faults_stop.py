@@ -8,6 +8,9 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from consistency_checks import (
 )
 from load import Load, ReconnectingClients
 from scale import scaled
-from services import ThrowawayService
+from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, gone, wait_until
 
 WORKERS = 2
@@ -119,3 +122,40 @@ def test_workers_that_leave_slowly_are_replaced_and_do_no_harm(tmp_path: Path, s
         wait_until(lambda: all(map(gone, left)))
         wait_until_all_serve(service, 1)
         assert service.process.poll() is None
+
+
+def catches_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def test_a_service_that_is_ended_while_it_starts_leaves_at_once_and_nothing_behind(tmp_path: Path) -> None:
+    """From its first lines on, which is before the modules are loaded; each time at a later moment."""
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "bandit_serve", "serve", "--port", "0", "--data", str(data)]
+    caught_first = False
+    for pause_s in (0.0, 0.2, 0.5, 1.0, 1.5, 2.0):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
+        ) as process:
+            assert process.stdout is not None
+            wait_until(lambda pid=process.pid: catches_sigterm(pid))
+            caught_first |= "msgspec" not in Path(f"/proc/{process.pid}/maps").read_text()
+            time.sleep(pause_s)
+            process.send_signal(signal.SIGTERM)
+            said = process.stdout.read()
+            assert process.wait(60) == 0, said
+        assert "Traceback" not in said
+        stores = [pid for pid in os.listdir("/proc") if pid.isdigit() and str(data) in command_of(pid)]
+        wait_until(lambda stores=stores: all(gone(int(pid)) for pid in stores))
+    assert caught_first, "nothing was loaded yet"
+    with ThrowawayService(data) as service:
+        assert service.call("GET", "/health/ready").status == 200
+
+
+def command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
