@@ -5,6 +5,7 @@ Nothing is sent twice. By default redis-py re-sends a command whose reply was lo
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as TooLong
 
 from bandit_serve.errors import NotBuilt, UsageError
 from bandit_serve.store.facts import check, inspect
@@ -26,6 +28,38 @@ CREDENTIALS = ("username", "password")
 TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 CERT_REQS = ("none", "optional", "required")
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class _Cancellable:
+    """Connection of redis-py that can be cancelled while it sends.
+
+    It would send under `asyncio.wait_for`, which loses a cancellation in Python 3.11 when what it waits for has just
+    ended. Ctrl-C was lost so.
+    """
+
+    socket_timeout: Any
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        limit_s, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit_s):
+                await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except TimeoutError:
+            raise TooLong("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit_s
+
+
+class _Tcp(_Cancellable, Connection):
+    pass
+
+
+class _Tls(_Cancellable, SSLConnection):
+    pass
+
+
+class _Unix(_Cancellable, UnixDomainSocketConnection):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +85,10 @@ class StoreUrl:
         """Address and credentials as arguments for redis-py's connection pools."""
         where: dict[str, Any]
         if self.scheme == "unix":
-            where = {"connection_class": UnixDomainSocketConnection, "path": self.path}
+            where = {"connection_class": _Unix, "path": self.path}
         else:
             where = {
-                "connection_class": SSLConnection if self.scheme == "rediss" else Connection,
+                "connection_class": _Tls if self.scheme == "rediss" else _Tcp,
                 "host": self.host,
                 "port": self.port,
                 "socket_keepalive": True,

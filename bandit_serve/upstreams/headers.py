@@ -41,7 +41,9 @@ class HeaderReader:
             reading = self._readings[asked] = loop.run_in_executor(_THREADS, header_values, sources, whose)
             reading.add_done_callback(partial(self._ended, asked))
         try:
-            return await asyncio.wait_for(asyncio.shield(reading), MAX_READ_S)
+            # In Python 3.11, `asyncio.wait_for` may lose a cancellation.
+            async with asyncio.timeout(MAX_READ_S):
+                return await asyncio.shield(reading)
         except TimeoutError:
             raise UpstreamFailed(f"The headers of {whose} have no values here.").noted(
                 f"their files could not be read in {MAX_READ_S:g} s"

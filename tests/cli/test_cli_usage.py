@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
         )
         wait_until(lambda: _waits(process.pid))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=45)
         store.resume()
     assert (process.returncode, out, err) == (130, "", "")
 

@@ -81,7 +81,7 @@ def test_they_are_sent_when_there_are_enough(client_of: Make) -> None:
             client.queue(reward)
         wait_for(client, lambda: len(server.received) == 2)
         assert [len(ids(request)) for request in server.received] == [10, 10]
-        assert client.n_queued == 5
+        wait_for(client, lambda: client.n_queued == 5)
 
 
 def test_they_are_sent_when_they_have_waited(client_of: Make) -> None:
@@ -94,7 +94,7 @@ def test_they_are_sent_when_they_have_waited(client_of: Make) -> None:
         assert [ids(request) for request in server.received] == [["t"], ["u"]]
 
 
-def wait_for(client: Any, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_for(client: Any, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Waits while the client's event loop runs, if it has one."""
     until_s = time.monotonic() + timeout_s
     while not condition():

@@ -42,6 +42,31 @@ def test_a_cancellation_is_never_swallowed(store: ThrowawayStore) -> None:
     assert asyncio.run(ended()) == [True] * STEPS
 
 
+def test_a_cancellation_is_not_swallowed_where_the_store_does_not_answer(store: ThrowawayStore) -> None:
+    """Ctrl-C while a connection is made, with a handshake that is sent and not answered."""
+
+    async def ended(steps: int) -> bool:
+        client = Store(store.url, timeout_s=60.0)
+        task = asyncio.create_task(client.check())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        _, going_on = await asyncio.wait({task}, timeout=10.0)
+        task.cancel()
+        await asyncio.wait({task})
+        await client.close()
+        return not going_on
+
+    async def all_ended() -> list[bool]:
+        return [await ended(steps) for steps in range(STEPS)]
+
+    store.pause()
+    try:
+        assert asyncio.run(all_ended()) == [True] * STEPS
+    finally:
+        store.resume()
+
+
 def test_a_time_limit_around_a_call_is_a_time_out(store: ThrowawayStore) -> None:
     async def limited() -> None:
         client = Store(store.url, timeout_s=5.0)
