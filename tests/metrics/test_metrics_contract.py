@@ -285,7 +285,7 @@ def test_an_alarm_follows_a_change_and_nothing_else(kind, missing):
     assert first.after > first.before
 
 
-N_RUNS = scaled(40, 2_000)
+N_RUNS = scaled(20, 2_000)
 LOOKS, BLOCKS, BLOCK = (2, 5, 9), 10, 60
 
 

@@ -240,7 +240,7 @@ def test_mutated_files_are_refused_or_load_a_model_that_scores(family, searchabl
     refused = loaded = 0
     reasons = set()
     tracemalloc.start()
-    for _ in range(scaled(3_000, 10_000)):
+    for _ in range(scaled(1_500, 10_000)):
         mutated = bytearray(content)
         kind = random.integers(5)
         at = int(random.integers(len(content)))
@@ -273,8 +273,8 @@ def test_mutated_files_are_refused_or_load_a_model_that_scores(family, searchabl
         assert tracemalloc.get_traced_memory()[1] - before < 1_000_000
     tracemalloc.stop()
     assert all(reason[0].isupper() and reason.endswith(".") for reason in reasons)
-    assert refused > 1_000
-    assert loaded > 20
+    assert refused > 500
+    assert loaded > 10
     assert len(reasons) > 10
 
 

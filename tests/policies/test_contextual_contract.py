@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_kinds import RANGES, beyond, bounds_of, traits_of
+from scale import scaled
 from scipy import stats
 
 from bandit_serve.errors import InvalidInput
@@ -83,7 +84,7 @@ def test_the_table_says_what_the_class_says(policy):
 
 
 @everyone
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=scaled(12, 100), deadline=None)
 @given(data=st.data())
 def test_shares_are_valid_on_every_reachable_state(policy, objective, shared, data):
     n_arms = data.draw(st.integers(1, 6))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_kinds import RANGES, beyond, bounds_of, traits_of
+from scale import scaled
 from scipy import stats
 
 from bandit_serve.errors import InvalidInput
@@ -70,7 +71,7 @@ def test_the_table_says_what_the_class_says(kind):
 
 
 @everyone
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(25, 200), deadline=None)
 @given(data=st.data())
 def test_shares_are_valid_on_every_reachable_state(policy, objective, data):
     n_arms = data.draw(st.integers(1, 6))
@@ -131,7 +132,7 @@ def test_extremes_have_valid_shares(policy, objective, n_arms):
 
 
 @everyone
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=scaled(20, 200), deadline=None)
 @given(data=st.data())
 def test_a_batch_is_the_sequence_bit_for_bit(policy, objective, data):
     reward = rewards_of(objective)

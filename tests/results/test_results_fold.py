@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_results import ReferenceFold
 from result_states import parts_of, state_of
+from scale import scaled
 from simulated_results import START_MS, Play, bernoulli, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
@@ -45,7 +46,7 @@ def played(fold, log):
 @pytest.mark.parametrize("kind", ["fixed_split", "lin_ts"])
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=13, deadline=None, derandomize=True)
+@settings(max_examples=scaled(6, 30), deadline=None, derandomize=True)
 def test_it_folds_what_the_reference_folds(unit, missing, kind, seed):
     check_folds_what_the_reference_folds(unit, missing, seed, PolicySpec(kind=kind))
 
@@ -54,7 +55,7 @@ def test_it_folds_what_the_reference_folds(unit, missing, kind, seed):
 @pytest.mark.parametrize("kind", ["fixed_split", "lin_ts"])
 @example(seed=20_085, window_ms=WINDOW_MS)
 @given(seed=st.integers(0, 2**32), window_ms=st.sampled_from([20, 60, 150, WINDOW_MS]))
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=scaled(10, 60), deadline=None, derandomize=True)
 def test_it_folds_what_the_reference_folds_of_late_exposures(kind, seed, window_ms):
     """Where windows are short, decisions are analysed before their exposures come, with shares that are guessed, and
     rewarded on another metric before or after that.
@@ -88,7 +89,7 @@ def check_folds_what_the_reference_folds(unit, missing, seed, policy=None, windo
 @pytest.mark.slow
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=scaled(5, 30), deadline=None)
 def test_a_snapshot_and_the_rest_of_the_log_are_the_whole_log_bit_for_bit(unit, missing, seed, data):
     log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS, steps=60)
     about = mixed(unit, missing, window_ms=data.draw(st.sampled_from([60, WINDOW_MS])))
@@ -116,7 +117,7 @@ def padded(event, n_arms):
 @pytest.mark.slow
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32), cut=st.integers(0, 100))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=scaled(4, 30), deadline=None)
 def test_an_arm_that_comes_is_as_one_that_had_no_share_before(unit, missing, seed, cut):
     """Decisions that were made before it came are logged after it, too."""
     split = PolicySpec(kind="fixed_split", shares=dict.fromkeys("abc", 1.0))
@@ -155,7 +156,7 @@ def test_an_arm_that_comes_is_as_one_that_had_no_share_before(unit, missing, see
 
 @pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=scaled(8, 60), deadline=None)
 def test_every_reward_counts_exactly_once_with_or_without_its_exposure(seed):
     log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS)
     rewards = np.concatenate([event.rows for _, event in log if isinstance(event, Rewarded)])

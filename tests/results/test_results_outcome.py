@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from result_states import StateColumns, parts_of, state_of
+from scale import scaled
 from simulated_results import START_MS, Z, exposed, random_log, record, rewarded, with_arm
 
 from bandit_serve.errors import UnreadableEntry
@@ -343,7 +344,7 @@ def played(into: ResultsFold, log: Log) -> ResultsFold:
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", MISSING)
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=scaled(6, 40), deadline=None, derandomize=True)
 def test_wherever_the_log_is_cut_the_state_is_the_same_bit_for_bit(missing, seed, data):
     log = bad_days(seed, steps=60)
     whole = played(ResultsFold(of_two_metrics(missing)), log)

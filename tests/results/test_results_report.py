@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
+from scale import scaled
 from scipy.stats import beta, t
 from simulated_results import START_MS, Play, bernoulli, exposed, normal, random_log, record, rewarded
 
@@ -357,7 +358,7 @@ def test_one_arm_alone_is_reported():
 @pytest.mark.parametrize("unit", ["request", "user"])
 @pytest.mark.parametrize("missing", ["ignore", "zero"])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=scaled(4, 30), deadline=None)
 def test_every_number_is_finite_or_null_at_every_time(unit, missing, seed):
     fold = ResultsFold(record(3, unit=unit, missing=missing, window="500ms", metrics=METRICS))
     log = random_log(np.random.default_rng(seed), 3, 2, 500)

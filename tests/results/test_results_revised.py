@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from result_states import parts_of, state_of
+from scale import scaled
 from simulated_results import START_MS, exposed, record, revised, rewarded
 
 from bandit_serve.errors import UnreadableEntry
@@ -145,7 +146,7 @@ def check_same(fold, final) -> None:
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize(("unit", "missing"), MODES)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=scaled(10, 100), deadline=None)
 def test_in_the_end_results_are_those_of_the_values_in_the_end(unit, missing, early, kind, seed):
     """Whether exposures come before the values or after some of them."""
     context = (ContextField(name="z", kind="numeric"),) if kind == "lin_ts" else ()
@@ -161,7 +162,7 @@ def test_in_the_end_results_are_those_of_the_values_in_the_end(unit, missing, ea
 
 @pytest.mark.parametrize("unit", ["request", "user"])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=scaled(10, 100), deadline=None)
 def test_values_that_change_after_their_window_change_what_was_analysed(unit, seed):
     fold, final = fold_of(unit, "zero"), fold_of(unit, "zero")
     play(fold, final, seed, unit, end_ms=WINDOW_MS + GRACE_MS // 2)
@@ -172,7 +173,7 @@ def test_values_that_change_after_their_window_change_what_was_analysed(unit, se
 
 @pytest.mark.parametrize("unit", ["request", "user"])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=scaled(10, 100), deadline=None)
 def test_before_the_close_nothing_but_the_values_in_the_end_is_analysed(unit, seed):
     """With a missing value that counts as zero, all sums are those of the last values, to the last bit."""
     fold, final = fold_of(unit, "zero"), fold_of(unit, "zero")

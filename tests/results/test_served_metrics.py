@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scale import scaled
 from simulated_results import START_MS, exposed, random_log, record, rewarded
 
 from bandit_serve.experiments.metric import Metric
@@ -47,7 +48,7 @@ def same_metric(fold, other, m):
 @pytest.mark.parametrize("kind", ["fixed_split", "lin_ts"])
 @example(seed=20_085, window_ms=20)
 @given(seed=st.integers(0, 2**32), window_ms=st.sampled_from([20, 150, WINDOW_MS]))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=scaled(5, 40), deadline=None, derandomize=True)
 def test_with_zero_they_are_counted_as_with_ignore(unit, kind, seed, window_ms):
     """In windows so short that values come when their decisions are closed already, and before exposures, too."""
     log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS)
@@ -68,7 +69,7 @@ def test_with_zero_they_are_counted_as_with_ignore(unit, kind, seed, window_ms):
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["request", "user"])
 @given(seed=st.integers(0, 2**32), cut=st.integers(0, 60), window_ms=st.sampled_from([60, WINDOW_MS]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=scaled(5, 40), deadline=None)
 def test_a_snapshot_and_the_rest_of_the_log_are_the_whole_log(unit, seed, cut, window_ms):
     log = random_log(np.random.default_rng(seed), 3, 2, WINDOW_MS, steps=60)
     made = about(unit, "zero", window_ms=window_ms)
