@@ -39,11 +39,12 @@ MAY_IMPORT = {
     "training": "experiments log models store registry folds node",
     "simulation": "processes metrics experiments log policies pictures folds",
     "client": "",
+    "deployments": "settings store",
     "demo": "client processes settings models training",
     "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
     "serving replication changes node upkeep api decisions rewards",
     "cli": "settings experiments log policies models results pictures store upstreams registry folds replication "
-    "changes node api rewards training simulation demo server",
+    "changes node api rewards training simulation deployments demo server",
     "__main__": "cli",
 }
 ONLY = {

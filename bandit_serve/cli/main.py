@@ -32,6 +32,7 @@ COMMANDS = {
     "keys": "keys.app",
     "replay": "replay.replay_all",
     "config": "config.app",
+    "deploy": "deploy.app",
     "doctor": "doctor.doctor",
     "repair": "repair.repair",
     "plan": "plan.plan",
