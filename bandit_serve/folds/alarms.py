@@ -79,7 +79,7 @@ class Alarm(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class AlarmsState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """State of `ChangeAlarms`, by arm.
+    """State of `ChangeAlarms`, by arm. `count` is there where more alarms were raised than are kept.
 
     Former builds wrote no `m3`, or neither `m2` nor `m3`, and had `looks`, which this one does not need.
     """
@@ -95,6 +95,7 @@ class AlarmsState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     first: list[list[float]]
     looks: list[int] | UnsetType = UNSET
     candidates: list[Vector]
+    count: int | UnsetType = UNSET
 
 
 class _Candidates:
@@ -159,7 +160,7 @@ def _next_look(n: int) -> int:
 
 
 class ChangeAlarms:
-    """Watches of K arms, and their last `MAX_ALARMS` alarms, oldest first. A fold, by log time.
+    """Watches of K arms, and their last `MAX_ALARMS` alarms, oldest first, of `count` in all. A fold, by log time.
 
     bounds: lower and upper bound of values, or None.
     """
@@ -167,6 +168,7 @@ class ChangeAlarms:
     def __init__(self, n_arms: int, bounds: tuple[float, float] | None) -> None:
         self._bounds = bounds
         self.alarms: list[Alarm] = []
+        self.count = 0
         self._n = np.zeros(n_arms, np.int64)
         self._total = np.zeros(n_arms)
         self._m2, self._m3 = np.zeros(n_arms), np.zeros(n_arms)
@@ -249,6 +251,7 @@ class ChangeAlarms:
             since_ms, before, after = change
             self.alarms.append(Alarm(arm, now_ms, since_ms, low + width * before, low + width * after))
             del self.alarms[:-MAX_ALARMS]
+            self.count += 1
             self._begin(arm)
 
     def grown(self, n_arms: int) -> ChangeAlarms:
@@ -269,6 +272,7 @@ class ChangeAlarms:
             width=self._width.tolist(),
             first=[list(first) for first in self._first],
             candidates=[candidates.rows.copy() for candidates in self._candidates],
+            count=UNSET if self.count == len(self.alarms) else self.count,
         )
 
     @classmethod
@@ -283,6 +287,9 @@ class ChangeAlarms:
         n_arms = len(state.n)
         arms = slice(n_arms)
         self.alarms = list(state.alarms)
+        self.count = len(self.alarms) if state.count is UNSET else state.count
+        if self.count < len(self.alarms):
+            raise ValueError("there are more alarms than were raised")
         for name in ("n", "total", "m2", "m3", "low", "width"):
             column = getattr(self, f"_{name}")
             column[arms] = np.array(getattr(state, name), column.dtype).reshape(n_arms)

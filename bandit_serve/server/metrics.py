@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bandit_serve import __version__
 from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
@@ -48,6 +52,9 @@ SCALARS = (
     "connections_late",
     "connections_unread",
     "clock_offset_s",
+    "cpu_s",
+    "resident_bytes",
+    "open_files",
 )
 MAX_EXPERIMENT_SERIES = 5_000
 _PER_ROUTE = len(OUTCOMES) + len(BUCKETS_S) + 2
@@ -103,18 +110,43 @@ class Counters:
             yield route, sums[:3], sums[3:-1], sums[-1]
 
 
+SharesOf = Callable[[str], NDArray[np.float64] | None]
+"""Current shares of an experiment's arms, in their order; None where this worker has none."""
+
+
 class ServiceCollector(Collector):
     """Collector for a scrape: counters of all workers, and figures of each experiment from its log."""
 
-    def __init__(self, counters: Counters, replica: Replica) -> None:
+    def __init__(self, counters: Counters, replica: Replica, shares_of: SharesOf) -> None:
         self._counters = counters
         self._replica = replica
+        self._shares_of = shares_of
 
     def collect(self) -> Iterable[Metric]:
         yield from self._requests()
         yield from self._totals()
+        yield from self._processes()
         yield from self._experiments()
         yield self._set_aside()
+
+    def _processes(self) -> Iterable[Metric]:
+        total = self._counters.total
+        build = GaugeMetricFamily(
+            "bandit_serve_build_info", "1, with the versions that run.", labels=["version", "python"]
+        )
+        build.add_metric([__version__, platform.python_version()], 1.0)
+        yield build
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU of all workers, user and system.", total("cpu_s")
+        )
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes",
+            "Resident memory, summed over workers; what they share counts for each.",
+            total("resident_bytes"),
+        )
+        yield GaugeMetricFamily(
+            "process_open_fds", "Open files and sockets, summed over workers.", total("open_files")
+        )
 
     def _requests(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
@@ -239,13 +271,24 @@ class ServiceCollector(Collector):
             "Decisions in the log with a value so far outside that a contextual policy did not take it as it was.",
             labels=["experiment", "field"],
         )
+        share = GaugeMetricFamily(
+            "bandit_serve_arm_share", "Current share of an arm.", labels=["experiment", "arm"]
+        )
+        alarms = CounterMetricFamily(
+            "bandit_serve_alarms", "Changes of arms' means that were noticed.", labels=["experiment"]
+        )
         for name, live in counted(self._replica):
+            shares = self._shares_of(name)
             for k, arm in enumerate(live.experiment.arm_names):
                 exposures.add_metric([name, arm], float(live.exposures[k]))
                 rewards.add_metric([name, arm], float(live.rewards[k]))
+                if shares is not None and k < len(shares):
+                    share.add_metric([name, arm], float(shares[k]))
             for field, count in live.far.items():
                 far.add_metric([name, field], float(count))
-        return (exposures, rewards, far)
+            if live.alarms is not None:
+                alarms.add_metric([name], float(live.alarms.count))
+        return (exposures, rewards, far, share, alarms)
 
     def _set_aside(self) -> Metric:
         aside = GaugeMetricFamily(

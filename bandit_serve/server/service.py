@@ -34,6 +34,7 @@ from bandit_serve.server.faults import Faults
 from bandit_serve.server.heartbeat import STARTED_WITHOUT_STORE, Heartbeat
 from bandit_serve.server.live_models import LiveModels
 from bandit_serve.server.metrics import Counters
+from bandit_serve.server.process_usage import process_usage
 from bandit_serve.server.replies import Replies
 from bandit_serve.server.tasks import Tasks
 from bandit_serve.store.keys import COMMON
@@ -74,6 +75,7 @@ class Service:
         self._faults = Faults(node.troubles, node.replica, node.store.outages)
         self._replies = Replies(node.store, node.replica, self.incarnation)
         self._records: dict[str, Record | None] = {}
+        self._cpu_s = 0.0
 
     @property
     def reasons(self) -> list[Trouble]:
@@ -201,6 +203,11 @@ class Service:
 
     def publish_counters(self) -> None:
         """Copies counts that other parts keep into the shared counters, for the next scrape."""
+        usage = process_usage()
+        self.counters.add("cpu_s", usage.cpu_s - self._cpu_s)
+        self._cpu_s = usage.cpu_s
+        self.counters.set("resident_bytes", usage.resident_bytes)
+        self.counters.set("open_files", usage.open_files)
         deciders = list(self.decisions.deciders.values()) if self.ready else []
         self.counters.set("exposures_lost", self.decisions.exposures_lost if self.ready else 0)
         self.counters.set("exposures_dropped", sum(fold.dropped for fold in self.node.exposures.in_memory()))

@@ -331,6 +331,11 @@ def test_memory_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         watch.rewarded(np.zeros(BLOCK, np.intp), np.arange(BLOCK) % 2 * 1.0, now)
     assert len(watch.alarms) == MAX_ALARMS
     assert watch.alarms[-1].at_ms > 3 * MAX_ALARMS
+    assert watch.count > MAX_ALARMS
+    for again in (ChangeAlarms.from_state(watch.state()), watch.grown(len(watch.state().n) + 1)):
+        assert (again.count, again.alarms) == (watch.count, watch.alarms)
+    with pytest.raises(ValueError, match="more alarms than were raised"):
+        ChangeAlarms.from_state(msgspec.structs.replace(watch.state(), count=MAX_ALARMS - 1))
 
 
 @pytest.mark.parametrize("bounds", [UNIT, None])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+import socket
 import tempfile
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from builders import created, experiment, exposed, rewards
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
+from bandit_serve import __version__
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Rewarded
@@ -16,6 +21,7 @@ from bandit_serve.log.offset import Offset
 from bandit_serve.server import metrics as module
 from bandit_serve.server.app import ROUTE_LABELS, UNMATCHED
 from bandit_serve.server.metrics import BUCKETS_S, SCALARS, Counters, ServiceCollector, exposition
+from bandit_serve.server.process_usage import process_usage
 
 ROUTES = ("GET /a", "POST /b")
 
@@ -27,10 +33,15 @@ def workers() -> Iterator[list[Counters]]:
         yield [Counters(ROUTES, n_slots=4, slot=slot, fd=file.fileno()) for slot in range(3)]
 
 
+def shares_of(name: str) -> NDArray[np.float64] | None:
+    """Shares that fall from arm to arm; none of the experiment that this worker does not decide for."""
+    return None if name == "undecided" else np.array([0.5, 0.3, 0.2])
+
+
 def scraped(
     counters: Counters, replica: Replica | None = None
 ) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = exposition(ServiceCollector(counters, replica or Replica())).decode()
+    text = exposition(ServiceCollector(counters, replica or Replica(), shares_of)).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -138,3 +149,45 @@ def test_what_requests_say_makes_no_series() -> None:
     assert UNMATCHED in ROUTE_LABELS
     with pytest.raises(KeyError):
         counters.request("GET /made-up", 200, 0.1)
+
+
+def test_processes_are_summed_over_workers(workers: list[Counters]) -> None:
+    for n, worker in enumerate(workers, 1):
+        worker.add("cpu_s", 0.5)
+        worker.add("cpu_s", n)
+        worker.set("resident_bytes", 1000.0 * n)
+        worker.set("open_files", 10.0)
+    samples = scraped(workers[0])
+    assert samples["process_cpu_seconds_total", labels()] == 7.5
+    assert samples["process_resident_memory_bytes", labels()] == 6000
+    assert samples["process_open_fds", labels()] == 30
+    versions = [dict(found) for name, found in samples if name == "bandit_serve_build_info"]
+    assert versions == [{"version": __version__, "python": platform.python_version()}]
+
+
+def test_an_experiment_has_its_shares_and_alarms(workers: list[Counters]) -> None:
+    replica = Replica()
+    for name in ("decided", "undecided"):
+        live = LiveExperiment(created(experiment(id=name)))
+        replica.experiments[name] = live
+        assert live.alarms is not None
+        live.alarms.count = 3
+    samples = scraped(workers[0], replica)
+    arms = live.experiment.arm_names
+    for arm, share in zip(arms, (0.5, 0.3, 0.2), strict=False):
+        assert samples["bandit_serve_arm_share", labels(experiment="decided", arm=arm)] == share
+        assert ("bandit_serve_arm_share", labels(experiment="undecided", arm=arm)) not in samples
+    assert samples["bandit_serve_alarms_total", labels(experiment="decided")] == 3
+
+
+def test_a_process_says_what_it_uses() -> None:
+    before = process_usage()
+    held, kept = [socket.socket() for _ in range(5)], bytearray(b"x") * (32 * 2**20)
+    busy = sum(i * i for i in range(300_000))
+    after = process_usage()
+    assert (len(kept), busy > 0) == (32 * 2**20, True)
+    assert after.cpu_s > before.cpu_s
+    assert after.resident_bytes - before.resident_bytes > 20 * 2**20
+    assert after.open_files == before.open_files + 5
+    for each in held:
+        each.close()

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+import numpy as np
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
+from numpy.typing import NDArray
 
 from bandit_serve import __version__
 from bandit_serve.api.rewards import RewardVerdict
@@ -120,7 +122,7 @@ class OperationHandlers:
     def __init__(self, service: Service, openapi: dict[str, Any]) -> None:
         self._service = service
         self._openapi = openapi
-        self._collector = ServiceCollector(service.counters, service.node.replica)
+        self._collector = ServiceCollector(service.counters, service.node.replica, self._shares_of)
         self._started_s = time.monotonic()
 
     async def live(self, request: web.Request) -> web.Response:
@@ -180,6 +182,10 @@ class OperationHandlers:
 
     async def not_built(self, request: web.Request) -> web.Response:
         raise NotBuilt(f"{request.method} {request.path} is part of the contract but not built yet.")
+
+    def _shares_of(self, name: str) -> NDArray[np.float64] | None:
+        decider = self._service.decisions.deciders.get(name)
+        return None if decider is None else decider.shares
 
     def _status(self) -> Literal["ready", "degraded"]:
         return "degraded" if self._service.degraded else "ready"
