@@ -49,7 +49,11 @@ def test_a_command_says_so_in_a_line(form: str, tmp_path: Path) -> None:
     file = tmp_path / form
     for levels in (MAX_LEVELS, 3_000):
         file.write_text(FORMS[form](levels))
-        for asked in (("experiments", "apply", file), ("simulate", file), ("train", "--config", file)):
+        for asked in (
+            ("experiments", "apply", file, "--data", tmp_path / "d"),
+            ("simulate", file),
+            ("train", "--config", file),
+        ):
             ran = bandit_serve(*asked)
             assert ran.status in (1, 2)
             assert f"The file {file} is nested too deep" in ran.err
@@ -60,7 +64,7 @@ def test_what_is_within_itself_is_too_deep(tmp_path: Path) -> None:
     file = tmp_path / "endless.yaml"
     for text in ("a: &a [*a]\nid: j\n", "&a {b: {c: *a}}", "- &a\n  - *a\n  - *a\n"):
         file.write_text(text)
-        ran = bandit_serve("experiments", "apply", file)
+        ran = bandit_serve("experiments", "apply", file, "--data", tmp_path / "d")
         assert ran.status == 1
         assert f"The file {file} is nested too deep at " in ran.err
 
@@ -72,8 +76,9 @@ def test_an_alias_that_is_used_twice_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("levels", [MAX_LEVELS, 3_000])
-def test_the_standard_input_is_no_deeper(levels: int) -> None:
-    ran = bandit_serve("experiments", "apply", "-", stdin=FORMS["lists.json"](levels))
+def test_the_standard_input_is_no_deeper(levels: int, tmp_path: Path) -> None:
+    where = ("--data", tmp_path / "d")
+    ran = bandit_serve("experiments", "apply", "-", *where, stdin=FORMS["lists.json"](levels))
     assert (ran.status, ran.out) == (1, "")
     assert "The standard input is nested too deep at arms[0][0]" in ran.err
 
