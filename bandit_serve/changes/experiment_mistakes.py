@@ -51,7 +51,7 @@ _CAUSES = [
     (r"dimensions\[\d+\]", r"context(\[\d+\](\.(name|kind|values|buckets))?)?"),
     (r"dimensions", rf"context.*|{_ARMS}|metrics(\[\d+\])?|dimensions.*"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),
-    (r"stopping\.rule", r"policy\.kind"),
+    (r"stopping\.rule\.best_arm", r"policy\.kind"),
     (r"stopping\.(looks|expected_samples)", r"stopping\.mode"),
     (r"policy\.kind", rf"{_METRICS}|unit"),
     (r"policy\.(min_share|max_share)", r"arms|policy\.(min_share|max_share)"),

@@ -328,8 +328,8 @@ def _stopping_errors(experiment: Experiment) -> list[FieldError]:
     elif isinstance(stopping.rule, StoppingRule) and stopping.rule.best_arm is not UNSET:
         kind = experiment.policy.kind
         if kind in POLICIES and POLICIES[kind].contextual:
-            detail = f"best_arm is not for {kind}, which gives its arms decisions of different kinds"
-            errors.append(FieldError("stopping.rule", detail))
+            detail = f"this is not for {kind}, which gives its arms decisions of different kinds"
+            errors.append(FieldError("stopping.rule.best_arm", detail))
     if not errors and not _in_order(stopping.start_at, stopping.end_at):
         errors.append(FieldError("stopping.end_at", "expected a time after start_at"))
     return errors

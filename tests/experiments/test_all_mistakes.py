@@ -231,6 +231,12 @@ def test_every_one_is_told_and_nothing_else(document: Document, kinds: Any, data
     check_refused(wrong, places)
 
 
+def test_a_rule_is_told_beside_a_policy_that_is_none_and_a_field_of_a_wrong_type() -> None:
+    places = ["arms[0].modl", "policy.kind", "stopping.rule"]
+    wrong = changed(CONTEXT_FREE, [(OF_CONTEXT_FREE | OF_KIND)[at] for at in places])
+    assert sorted(places_of(wrong)) == places
+
+
 def check_refused(document: Document, places: list[str]) -> None:
     """Asserts that creating it reports the same mistakes, if its types are valid and it is not too large."""
     try:

@@ -68,7 +68,7 @@ def test_types_are_refused_too(fields: dict[str, Any]) -> None:
 def test_best_arm_is_not_for_contextual_policies() -> None:
     rule = {"rule": {"best_arm": 0.05}}
     made = experiment(stopping=rule, context=CONTEXT)
-    with pytest.raises(InvalidInput, match="best_arm is not for lin_ts"):
+    with pytest.raises(InvalidInput, match=r"stopping.rule.best_arm: this is not for lin_ts"):
         with_policy(made, PolicySpec(kind="lin_ts"))
     with pytest.raises(InvalidInput):
         experiment(stopping=rule, context=CONTEXT, policy={"kind": "lin_ts"})
