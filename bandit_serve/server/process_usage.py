@@ -1,4 +1,4 @@
-"""What this process uses of the machine."""
+"""Usage of the machine by this process: CPU, memory and open files."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import click
 import msgspec
 import pytest
 import typer
+import yaml
 from documents import ROOT, Block, Document, every_document
 from npm_packages import run_node
 from services import ThrowawayService, clean_environment
@@ -286,12 +287,20 @@ def as_metric(text: str, directory: Path) -> None:
     validated(Experiment(id="e", arms=arms, metrics=metrics, attribution=missing))
 
 
+def as_scrapes(text: str, folder: Path) -> None:
+    """Jobs of Prometheus: the alerts are of one of their names."""
+    jobs = [job["job_name"] for job in yaml.safe_load(text)["scrape_configs"]]
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text()
+    assert re.findall(r'job="([^"]+)"', rules) == jobs
+
+
 DESCRIPTIONS: Mapping[tuple[str, str], Callable[[str, Path], None]] = {
     ("docs/experiments.md", "toml"): as_experiments,
     ("docs/metrics.md", "json"): as_metric,
     ("docs/settings.md", "toml"): as_settings,
     ("docs/simulate.md", "toml"): as_simulation,
     ("docs/models.md", "yaml"): as_plan,
+    ("docs/deploy.md", "yaml"): as_scrapes,
 }
 
 
