@@ -304,6 +304,15 @@ def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"The variable {name} is no setting and is not heeded.{guess}"
 
 
+def variables_for(**values: str | None) -> dict[str, str]:
+    """Variables that give a process of ours these settings, whatever variables and files gave this one its own.
+
+    A setting that is None is left out.
+    """
+    given = {f"{PREFIX}{name.upper()}": value for name, value in values.items() if value is not None}
+    return given | {f"{variable}{OF_FILE}": "" for variable in given}
+
+
 def load_settings(
     flags: Mapping[str, Any], *, config: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Settings:

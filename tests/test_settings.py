@@ -12,7 +12,14 @@ import pytest
 
 from bandit_serve.cli.serve import serve
 from bandit_serve.errors import UsageError
-from bandit_serve.settings import PREFIX, Settings, declared_settings, load_settings, load_with_sources
+from bandit_serve.settings import (
+    PREFIX,
+    Settings,
+    declared_settings,
+    load_settings,
+    load_with_sources,
+    variables_for,
+)
 
 NAMES = Settings.__struct_fields__
 DEFAULTS = Settings()
@@ -265,3 +272,12 @@ def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
     named = {name: loaded.sources[name] for name in ("port", "workers", "host", "data")}
     assert named == {"port": "--port", "workers": f"{PREFIX}WORKERS", "host": path, "data": "default"}
     assert loaded.config == path
+
+
+def test_a_process_of_ours_has_what_it_is_given_whatever_gave_this_one_its_own(tmp_path: Path) -> None:
+    own = {f"{PREFIX}STORE_FILE": str(tmp_path / "store"), f"{PREFIX}ARTIFACTS": "s3://own"}
+    (tmp_path / "store").write_text("redis://own")
+    assert load_settings({}, environ=own).store == "redis://own"
+    of_child = {**own, **variables_for(store="redis://given", artifacts=None)}
+    settings = load_settings({}, environ=of_child)
+    assert (settings.store, settings.artifacts) == ("redis://given", "s3://own")

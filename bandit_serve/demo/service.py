@@ -17,7 +17,7 @@ import uvloop
 from bandit_serve.base.private_files import own_folder, truncated
 from bandit_serve.errors import BanditServeError, UsageError
 from bandit_serve.processes.child import start_child
-from bandit_serve.settings import PREFIX
+from bandit_serve.settings import variables_for
 
 READY = re.compile(r"^bandit-serve is ready on (http://\S+) ", re.MULTILINE)
 REFUSED = re.compile(r"^error: (.+)", re.MULTILINE | re.DOTALL)
@@ -39,7 +39,7 @@ class DemoService:
         self._command = [sys.executable, "-P", "-m", "bandit_serve", "serve", "--data", str(data)]
         self._command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         # Not a flag: it may have a password in it, and anybody on the machine can read a process's arguments.
-        self._variables = {} if store is None else {f"{PREFIX}STORE": store}
+        self._variables = variables_for(store=store)
 
     def __enter__(self) -> Self:
         try:

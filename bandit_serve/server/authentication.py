@@ -53,13 +53,6 @@ class Authentication:
             raise Forbidden(f"This needs a key with the scope {needed}; yours has {key.scope}.")
         return key
 
-    def admits(self, needed: Needed, headers: CIMultiDictProxy[str]) -> bool:
-        """Whether `caller` would raise nothing."""
-        if self.is_open:
-            return True
-        key = self._key(headers)
-        return key is not None and needed in GRANTS[key.scope]
-
     def _key(self, headers: CIMultiDictProxy[str]) -> ApiKey | None:
         sent = headers.getall(hdrs.AUTHORIZATION, ())
         if len(sent) != 1:

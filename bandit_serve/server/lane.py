@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11, RawRequestMessage
+from multidict import CIMultiDictProxy
 
 from bandit_serve.base.request_tags import RequestTags, tagged
 from bandit_serve.server.admission import SEC_FETCH_SITE, Admission
@@ -146,8 +147,6 @@ class LaneProtocol(Connection):
             return False
         if not self._is_plainly_admitted(headers):
             return False
-        if not self._lane.authentication.admits(hot.needs, headers):
-            return False
         assert self._parser is not None
         assert self._manager is not None
         self._messages.popleft()
@@ -161,10 +160,11 @@ class LaneProtocol(Connection):
                 self._answer(hot, headers, payload)
         return True
 
-    def _answer(self, hot: Hot, headers: Mapping[str, str], payload: Any) -> None:
+    def _answer(self, hot: Hot, headers: CIMultiDictProxy[str], payload: Any) -> None:
         started_s = time.perf_counter()
         try:
             body = payload.read_nowait()
+            self._lane.authentication.caller(hot.needs, headers)
             if len(body) > hot.max_body:
                 raise too_large(hot.max_body)
             reply = hot.endpoint(hot.name, headers, body)

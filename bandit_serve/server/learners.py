@@ -10,7 +10,7 @@ import time
 
 from bandit_serve.processes.child import start_child
 from bandit_serve.server.backoff import Backoff
-from bandit_serve.settings import PREFIX, Settings
+from bandit_serve.settings import Settings, variables_for
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,7 @@ class Learners:
         where = ["--data", settings.data, "--namespace", settings.namespace]
         where += ["--store-timeout", settings.store_timeout, "--max-artifact", str(settings.max_artifact)]
         # Not flags: they may have passwords in them, and anybody on the machine can read a process's arguments.
-        variables = {f"{PREFIX}STORE": store_url}
-        if settings.artifacts is not None:
-            variables[f"{PREFIX}ARTIFACTS"] = settings.artifacts
+        variables = variables_for(store=store_url, artifacts=settings.artifacts)
         self._learners = [
             _Learner(model, [sys.executable, "-P", "-m", "bandit_serve", "learn", model, *where], variables)
             for model in settings.models_that_learn
