@@ -31,7 +31,7 @@ from http_calls import upload
 from large_models import write_large
 from services import ThrowawayService
 
-from bandit_serve.server.app import ROUTES
+from bandit_serve.server.routes import ROUTES
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")

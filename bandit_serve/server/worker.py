@@ -27,7 +27,7 @@ from bandit_serve.node import Node
 from bandit_serve.processes.parent import end_with_parent
 from bandit_serve.server.access_log import AccessLog
 from bandit_serve.server.admission import Admission, is_loopback
-from bandit_serve.server.app import ROUTE_LABELS, make_app
+from bandit_serve.server.app import make_app
 from bandit_serve.server.assignment import (
     DRAINING,
     READY,
@@ -45,6 +45,7 @@ from bandit_serve.server.ending import end
 from bandit_serve.server.lane import Lane, LaneProtocol
 from bandit_serve.server.listening import BACKLOG
 from bandit_serve.server.metrics import Counters
+from bandit_serve.server.routes import ROUTE_LABELS
 from bandit_serve.server.service import Service
 from bandit_serve.store.failures import READ_ONLY
 

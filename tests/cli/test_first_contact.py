@@ -21,7 +21,7 @@ from services import ThrowawayService, clean_environment
 from stores import ThrowawayStore, wait_until
 
 from bandit_serve.errors import UsageError
-from bandit_serve.server.app import ROUTES
+from bandit_serve.server.routes import ROUTES
 
 GETS = [route.path for route in ROUTES if route.method == "GET"]
 

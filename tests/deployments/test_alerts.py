@@ -18,8 +18,8 @@ from documents import ROOT
 from bandit_serve.cli.main import COMMANDS
 from bandit_serve.deployments.manifests import grace_s
 from bandit_serve.folds.replica import Replica
-from bandit_serve.server.app import ROUTE_LABELS
 from bandit_serve.server.metrics import Counters, ServiceCollector, exposition
+from bandit_serve.server.routes import ROUTE_LABELS
 from bandit_serve.settings import Settings, load_settings
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"

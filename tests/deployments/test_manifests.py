@@ -18,7 +18,7 @@ from bandit_serve.deployments.manifests import (
     manifests,
 )
 from bandit_serve.errors import NotBuilt, UsageError
-from bandit_serve.server.app import ROUTES
+from bandit_serve.server.routes import ROUTES
 from bandit_serve.settings import Settings, load_settings
 
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")

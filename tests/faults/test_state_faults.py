@@ -30,7 +30,8 @@ from bandit_serve.errors import (
 from bandit_serve.log.fold import RESULTS_FOLD
 from bandit_serve.log.snapshot import Snapshot
 from bandit_serve.models import MatrixFactorization
-from bandit_serve.server.app import ROUTES, _answered
+from bandit_serve.server.app import _answered
+from bandit_serve.server.routes import ROUTES
 from bandit_serve.store.store import Store
 
 

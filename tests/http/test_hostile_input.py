@@ -21,7 +21,7 @@ from raw_http import RawAnswer, send_all
 from services import ThrowawayService
 
 from bandit_serve.models import MatrixFactorization
-from bandit_serve.server.app import ROUTES
+from bandit_serve.server.routes import ROUTES
 
 N_REQUESTS = 20_000 if os.environ.get("BANDIT_SERVE_TEST_SCALE") == "full" else 5_000
 WORDS = [

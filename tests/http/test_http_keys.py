@@ -16,9 +16,9 @@ from services import Answer, ThrowawayService
 from stores import wait_until
 
 from bandit_serve.registry.api_keys import SECRET_CHARS
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.authentication import GRANTS
 from bandit_serve.server.route import Route
+from bandit_serve.server.routes import ROUTES
 
 LOOKS = 20
 ALWAYS_ANSWERED = {"/health/live", "/health/ready"}

@@ -14,9 +14,9 @@ from http_calls import check_problem, decide_many, experiment, reward_many, runn
 from services import ThrowawayService, clean_environment
 from stores import wait_until
 
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.dialects import PROBLEMS, dialect_of
 from bandit_serve.server.route import MULTIPART
+from bandit_serve.server.routes import ROUTES
 
 MAX_BODY_BYTES = 2_000_000
 

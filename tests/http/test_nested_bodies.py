@@ -9,8 +9,8 @@ from http_calls import MSGPACK, check_problem, draft, new_name, running, upload
 from services import ThrowawayService
 
 from bandit_serve.base.nesting import MAX_LEVELS, TOO_DEEP
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import EITHER, MULTIPART
+from bandit_serve.server.routes import ROUTES
 
 LEVELS = (65, 90, MAX_LEVELS - 3, MAX_LEVELS - 2, 250, 490, 600, 980, 1_500, 20_000)
 FORMS = {

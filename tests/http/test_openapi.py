@@ -11,10 +11,10 @@ from api_schemas import API_DESCRIPTION, validator_of
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from services import ThrowawayService
 
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import statuses
 from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import EITHER, Route
+from bandit_serve.server.routes import ROUTES
 
 
 def operations() -> dict[tuple[str, str], dict[str, Any]]:

@@ -32,8 +32,8 @@ from bandit_serve.experiments.policy import context_features
 from bandit_serve.experiments.spec import MAX_ARMS, Experiment
 from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 from bandit_serve.policies.features import Features, n_features_of
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.route import MULTIPART
+from bandit_serve.server.routes import ROUTES
 from bandit_serve.server.wire import JSON_HEADERS, LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
 
 

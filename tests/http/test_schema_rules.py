@@ -29,9 +29,9 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.metrics import METRIC_KINDS
 from bandit_serve.policies import POLICIES
 from bandit_serve.results.plan_request import PlanRequest
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.examples import EXAMPLES
 from bandit_serve.server.handlers.experiments import LayerRequest
+from bandit_serve.server.routes import ROUTES
 from bandit_serve.server.rules import BEYOND as IN_WORDS
 from bandit_serve.server.schemas import component_name
 from bandit_serve.server.wire import JSON, Body

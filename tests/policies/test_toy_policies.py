@@ -34,7 +34,7 @@ from bandit_serve.experiments.policy import from_experiment
 from bandit_serve.experiments.checks import validated
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.policies.table import policies_table
-from bandit_serve.server.app import ROUTES
+from bandit_serve.server.routes import ROUTES
 from bandit_serve.server.openapi import document
 
 whole = {

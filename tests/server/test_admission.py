@@ -13,7 +13,7 @@ from services import ThrowawayService
 
 from bandit_serve.errors import Forbidden
 from bandit_serve.server.admission import Admission
-from bandit_serve.server.app import ROUTES
+from bandit_serve.server.routes import ROUTES
 from bandit_serve.settings import Settings
 
 SHOP = "https://shop.example"

@@ -9,8 +9,8 @@ import pytest
 from http_calls import running
 from services import ThrowawayService
 
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.cors import PATHS, PREFIX
+from bandit_serve.server.routes import ROUTES
 
 SHOP, OTHER, STRANGER = "https://shop.test", "http://localhost:3000", "https://evil.test"
 COVERED = sorted(

@@ -19,9 +19,9 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Rewarded
 from bandit_serve.log.offset import Offset
 from bandit_serve.server import metrics as module
-from bandit_serve.server.app import ROUTE_LABELS, UNMATCHED
 from bandit_serve.server.metrics import BUCKETS_S, SCALARS, Counters, ServiceCollector, exposition
 from bandit_serve.server.process_usage import process_usage
+from bandit_serve.server.routes import ROUTE_LABELS, UNMATCHED
 
 ROUTES = ("GET /a", "POST /b")
 

@@ -8,9 +8,9 @@ import pytest
 from http_calls import check_problem, check_refusal, running
 from services import ThrowawayService
 
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import document
 from bandit_serve.server.route import Route
+from bandit_serve.server.routes import ROUTES
 
 API_DESCRIPTION = document(ROUTES)["paths"]
 

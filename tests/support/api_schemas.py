@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from jsonschema import Draft202012Validator
 
-from bandit_serve.server.app import ROUTES
 from bandit_serve.server.openapi import document
+from bandit_serve.server.routes import ROUTES
 
 API_DESCRIPTION: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document(ROUTES)))
 COMPONENTS: dict[str, Any] = API_DESCRIPTION["components"]["schemas"]
