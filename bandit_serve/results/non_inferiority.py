@@ -83,8 +83,9 @@ class Guard:
             most = np.sqrt(variance) * np.sqrt(control)
             tied = self.sign * np.sign(self.controls) * margin.relative * estimates.covariance
             together = variance + control + 2.0 * np.clip(tied, -most, most)
-        # Both may be so sure of each other that nothing is left.
-        ratio = np.maximum(together / variance, np.finfo(np.float64).eps)
+        # Both may be so sure of each other that nothing is left. Parts of an arm that is not compared are of any size.
+        ratio = np.divide(together, variance, out=np.ones(variance.shape), where=self.compared)
+        ratio = np.maximum(ratio, np.finfo(np.float64).eps)
         plus = replace(
             self.gain,
             total=self.gain.total + allowed * self.gain.observations,

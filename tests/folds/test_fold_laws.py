@@ -124,6 +124,16 @@ def follow(
     return history
 
 
+def follow_seed(seed: int) -> History:
+    return follow(
+        RandomChoices(seed),
+        N_ENTRIES,
+        former=seed % 10 == 0,
+        revising=seed % 2 == 1,
+        analysed=seed % 4 < 2,
+    )
+
+
 def fold_entry(history: History, fold: ResultsFold | None, entry: Entry) -> ResultsFold:
     offset, kind, data = entry
     event = events.decode(kind, data, history.live.n_logged)
@@ -156,13 +166,7 @@ def test_no_history_ends_a_fold(part: int) -> None:
     per_part = N_HISTORIES // N_PARTS
     for seed in range(part * per_part, (part + 1) * per_part):
         try:
-            history = follow(
-                RandomChoices(seed),
-                N_ENTRIES,
-                former=seed % 10 == 0,
-                revising=seed % 2 == 1,
-                analysed=seed % 4 < 2,
-            )
+            history = follow_seed(seed)
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
@@ -178,6 +182,11 @@ def test_no_history_ends_a_fold(part: int) -> None:
 @pytest.mark.parametrize("seed", [290, 520, 783, 1_050, 1_114, 44_455, 62_385])
 def test_histories_that_once_ended_a_fold_do_no_more(seed: int) -> None:
     follow(RandomChoices(seed), N_ENTRIES, former=seed % 10 == 0)
+
+
+@pytest.mark.parametrize("seed", [1_536])
+def test_analysed_histories_that_once_ended_a_fold_do_no_more(seed: int) -> None:
+    follow_seed(seed)
 
 
 @settings(
