@@ -68,7 +68,7 @@ def log_to_stderr(who: str, level: str, form: Literal["text", "json"] = "text") 
         handler.setFormatter(JsonFormatter(who.removeprefix("worker ")))
     else:
         handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 

@@ -1,13 +1,9 @@
-"""Assignment of a worker, and the signs that supervisor and worker give each other.
-
-Small: the supervisor imports nothing that only workers need.
-"""
+"""Assignment of a worker, and the signs that supervisor and worker give each other."""
 
 from __future__ import annotations
 
 import signal
-
-import msgspec
+from dataclasses import dataclass
 
 from bandit_serve.settings import Settings
 
@@ -32,7 +28,8 @@ def store_advice(settings: Settings) -> str:
     return "Start it, or name another with --store (BANDIT_SERVE_STORE); bandit-serve doctor says more."
 
 
-class Assignment(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Assignment:
     """Settings and inherited file descriptors (`…_fd`) that the supervisor gives a worker.
 
     `quiet_s` is for how long the worker does not log that the store is missing; None where another worker logs it.

@@ -9,20 +9,18 @@ import math
 import os
 import select
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
-
-import msgspec
 
 from bandit_serve.base.private_files import own_folder
 from bandit_serve.base.secrets import concealed
 from bandit_serve.base.terminal import print_line
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
 from bandit_serve.node import Node
+from bandit_serve.processes.forked import ForkedProcess
 from bandit_serve.replication.local_snapshots import LocalSnapshots
 from bandit_serve.server.assignment import (
     DRAINING,
@@ -38,6 +36,7 @@ from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
 from bandit_serve.server.learners import Learners
 from bandit_serve.server.listening import bind, is_reachable_by_others, require_keys, turn_away
+from bandit_serve.server.worker import collect_less, run_worker
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
 from bandit_serve.store.facts import StoreFacts
@@ -52,7 +51,7 @@ KILL_AFTER_S = 5.0
 # A stalled worker has so long to say where it is.
 STACKS_S = 1.0
 OVERSLEPT_S = 5.0
-# A worker that begins imports, and turns no loop yet.
+# A worker that turns no loop yet.
 FIRST_BEAT_S = 60.0
 # Between two starts of a private store that ended; from the first again once it ran for longer than the last.
 STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -61,7 +60,7 @@ STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 class _Child:
     """Worker process, its slot in the shared memory, and the pipe for its status."""
 
-    def __init__(self, process: subprocess.Popen[bytes], slot: int, status_fd: int) -> None:
+    def __init__(self, process: ForkedProcess, slot: int, status_fd: int) -> None:
         self.process = process
         self.slot = slot
         self.status_fd = status_fd
@@ -117,6 +116,7 @@ class Supervisor:
                 self._beats_fd = beats.fileno()
                 self._beats = Beats(self._n_slots, self._beats_fd)
                 self._learners = Learners(settings, self._store_url)
+                collect_less()
                 while not self._stopping:
                     self._keep_workers()
                     self._end_stalled()
@@ -174,9 +174,9 @@ class Supervisor:
             if status is not None:
                 self._bury(child, status)
         serving = [child for child in self._children if not child.draining]
-        if time.monotonic() >= self._restart_at_s:
-            # A slot that a draining worker still has is free again when it has left.
-            for _ in range(min(self._settings.workers - len(serving), self._n_slots - len(self._children))):
+        # A slot that a draining worker still has is free again when it has left.
+        for _ in range(min(self._settings.workers - len(serving), self._n_slots - len(self._children))):
+            if time.monotonic() >= self._restart_at_s:
                 self._spawn()
 
     def _bury(self, child: _Child, status: int) -> None:
@@ -221,7 +221,7 @@ class Supervisor:
                 child.process.send_signal(SAY_STACKS)
                 child.kill_at_s = now_s + STACKS_S
             elif child.kill_at_s is not None and now_s >= child.kill_at_s:
-                child.process.kill()
+                child.process.send_signal(signal.SIGKILL)
 
     def _lost_for_good(self) -> bool:
         """Whether all first workers ended before one was ready: then restarts do not help."""
@@ -240,13 +240,19 @@ class Supervisor:
         assignment = Assignment(
             self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot, quiet_s
         )
-        command = [sys.executable, "-P", "-m", "bandit_serve.server.worker"]
-        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)
-        os.close(status_write)
-        assert process.stdin is not None
-        # One that has ended already is replaced like any other.
-        with contextlib.suppress(BrokenPipeError), process.stdin as plan_in:
-            plan_in.write(msgspec.json.encode(assignment))
+        try:
+            process = ForkedProcess(
+                partial(run_worker, assignment), fds=fds, handled=(*ENDING_SIGNALS, signal.SIGCHLD)
+            )
+        except OSError as error:
+            os.close(status_read)
+            self._failed_s = time.monotonic()
+            pause_s = self._backoff.failed()
+            self._restart_at_s = self._failed_s + pause_s
+            log.error("no worker can be started, and the next try is in %g s: %s", pause_s, error.strerror)
+            return
+        finally:
+            os.close(status_write)
         self._children.append(_Child(process, slot, status_read))
 
     def _keep_store(self) -> None:
@@ -297,15 +303,15 @@ class Supervisor:
         turn_away(self._listener)
         self._listener.close()
         for child in self._children:
-            child.process.terminate()
+            child.process.send_signal(signal.SIGTERM)
         until_s = time.monotonic() + self._settings.seconds("drain") + KILL_AFTER_S
         for child in self._children:
             try:
                 child.process.wait(max(0.0, until_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            except TimeoutError:
                 log.error("worker %d did not leave in time", child.process.pid)
-                child.process.kill()
-                child.process.wait()
+                child.process.send_signal(signal.SIGKILL)
+                child.process.wait(math.inf)
         self._learners.wait()
         return 0
 

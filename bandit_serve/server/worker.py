@@ -1,7 +1,6 @@
 """Worker process: loads the state, accepts and answers, and leaves without dropping a request.
 
-Started by the supervisor as `python -m bandit_serve.server.worker`, with its plan on the standard input: the store's
-URL may have a password in it, and anybody on the machine can read a process's arguments.
+The supervisor forks it. So workers share the memory of what is imported, and one that follows another serves at once.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import uvloop
 from aiohttp import web
 
@@ -193,18 +191,14 @@ def collect_less() -> None:
 
     Rewards that wait for their append are many objects at a time. With Python's default threshold of 700, each burst
     would be searched repeatedly, at a quarter of the cost of a reward. A search of 10,000 objects takes a seventh of a
-    millisecond.
+    millisecond. What is frozen before a fork also stays shared, as the collector writes into what it searches.
     """
     gc.freeze()
     gc.set_threshold(COLLECTED_AT)
 
 
-def main() -> None:
-    collect_less()
-    assigned = sys.stdin.buffer.read()
-    if not assigned:
-        sys.exit("the supervisor ended before it had said what to do")
-    assignment = msgspec.json.decode(assigned, type=Assignment)
+def run_worker(assignment: Assignment) -> None:
+    """Runs a worker until it is told to leave, in a process of its own."""
     end_with_parent(assignment.parent)
     faulthandler.register(SAY_STACKS, all_threads=True)
     settings = assignment.settings
@@ -218,7 +212,3 @@ def main() -> None:
 
 async def _run(assignment: Assignment) -> None:
     await Worker(assignment).run()
-
-
-if __name__ == "__main__":
-    main()

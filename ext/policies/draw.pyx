@@ -9,6 +9,8 @@ from numpy.random cimport bitgen_t
 from alias cimport alias_draw, alias_fill, cell_t
 from uniform cimport uniform_double
 
+import os
+
 import numpy as np
 from numpy.random import PCG64
 
@@ -117,8 +119,19 @@ cdef class ShareSampler:
         return out / self.n_arms
 
 
-cdef object one_generator = PCG64()
-cdef bitgen_t *one_bits = <bitgen_t *>PyCapsule_GetPointer(one_generator.capsule, "BitGenerator")
+cdef object one_generator
+cdef bitgen_t *one_bits
+
+
+def _begin_anew():
+    """Takes new entropy, which a process that was forked would otherwise have in common with its parent."""
+    global one_generator, one_bits
+    one_generator = PCG64()
+    one_bits = <bitgen_t *>PyCapsule_GetPointer(one_generator.capsule, "BitGenerator")
+
+
+_begin_anew()
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def choose_one(const double[::1] shares):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,15 +102,3 @@ def test_nothing_outlives_the_supervisor_and_a_new_one_starts_at_once(service: T
     with private_store(service) as client:
         assert_counted(service, client, "orphaned", load.tally)
         assert_states_equal_replay(client, "orphaned", WORKERS)
-
-
-def test_a_worker_whose_supervisor_died_before_it_told_it_anything_says_so() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "bandit_serve.server.worker"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=30,
-    )
-    assert ended.returncode == 1
-    assert ended.stderr == "the supervisor ended before it had said what to do\n"

@@ -20,7 +20,7 @@ from bandit_serve.server.tasks import Tasks
 
 # In every process of the service: SIGUSR1 makes it spin, and while the file is there workers end as they start.
 SITE = """
-import os, signal, sys
+import os, signal
 
 def spin(number, frame):
     def standing_still():
@@ -28,9 +28,12 @@ def spin(number, frame):
             pass
     standing_still()
 
+def end_while_broken():
+    if os.path.exists({broken!r}):
+        os._exit(3)
+
 signal.signal(signal.SIGUSR1, spin)
-if "bandit_serve.server.worker" in sys.orig_argv and os.path.exists({broken!r}):
-    os._exit(3)
+os.register_at_fork(after_in_child=end_while_broken)
 """
 
 

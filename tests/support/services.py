@@ -97,10 +97,10 @@ class ThrowawayService:
                 return _answer(error.code, error.read(), error.headers)
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the running workers, which are children of the supervisor."""
+        """Process ids of the running workers, which the supervisor has forked."""
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = [int(pid) for path in children for pid in path.read_text().split()]
-        return [pid for pid in pids if b"bandit_serve.server.worker" in _command(pid)]
+        return [pid for pid in pids if _command(pid) == _command(self.process.pid) != b""]
 
     def peak_bytes(self) -> int:
         """Most memory that a worker has had at once."""

@@ -15,6 +15,7 @@ import pytest
 STARTERS = frozenset(
     {
         "bandit_serve.pictures.picture",
+        "bandit_serve.processes.forked",
         "bandit_serve.store.binary",
         "bandit_serve.store.private_server",
         "bandit_serve.training.pipeline",
