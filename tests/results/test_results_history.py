@@ -348,7 +348,7 @@ def test_the_bound_holds_at_every_look_of_a_bandit():
         missed += below
         tight += point.regret < 0.15 * point.exposures.sum()
     assert missed / runs <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / runs)
-    assert tight == runs
+    assert tight >= 0.95 * runs
 
 
 @pytest.mark.parametrize(
