@@ -43,7 +43,6 @@ def test_help_lists_all_commands_and_what_is_taken_where_nothing_is_said() -> No
     [
         ("cli.main", "bandit_serve.server"),
         ("cli.main", "numpy"),
-        ("server.supervisor", "aiohttp"),
         ("cli.demo", "aiohttp"),
     ],
 )
