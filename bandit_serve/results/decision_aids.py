@@ -45,7 +45,7 @@ def expected_loss(sums: Sums, metric: Metric, there: Arms) -> Floats:
 
 
 def _of_those(there: Arms, of: Beta, sums: Sums, metric: Metric) -> Floats:
-    successes, failures = 1.0 + sums.total[there], 1.0 + (sums.n - sums.total)[there]
+    successes, failures = 1.0 + sums.successes[there], 1.0 + (sums.n - sums.successes)[there]
     result = np.full(len(there), np.nan)
     pair = (successes, failures) if metric.goal == "maximize" else (failures, successes)
     result[there] = of(*pair)

@@ -149,6 +149,19 @@ class Sums:
         return taken
 
     @property
+    def successes(self) -> Floats:
+        """Number of 1s of each arm, (K,), for values 0 and 1: from 0 to n.
+
+        A log may correct values that it never had, after which their sum may be below 0 or above n.
+        """
+        return np.clip(self.total, 0.0, self.n)
+
+    @property
+    def cautious_rate(self) -> Floats:
+        """(successes + 1)/(n + 2) of each arm, (K,), for values 0 and 1."""
+        return (self.successes + 1.0) / (self.n + 2.0)
+
+    @property
     def sample_variance(self) -> Floats:
         return self.m2 / np.maximum(self.n - 1, 1)
 
@@ -159,7 +172,9 @@ class Sums:
         Values that have not shown their tail yet have no skewness of their own.
         """
         mean = self.shifted_mean
-        return self._moved_up(self.cube - 3.0 * mean * self.m2 - self.n * mean**3, self.m2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            third = self.cube - 3.0 * mean * self.m2 - self.n * mean**3
+        return self._moved_up(third, self.m2)
 
     @property
     def residual_skewness(self) -> Floats:
@@ -168,13 +183,17 @@ class Sums:
         return np.where(self.expected, skewness_of_residuals, self.skewness)
 
     def _moved_up(self, third: Floats, second: Floats) -> Floats:
-        """Skewness from the sums of cubed and squared deviations, (K,), moved up towards that within all arms."""
+        """Skewness from the sums of cubed and squared deviations, (K,), moved up towards that within all arms.
+
+        Sums of cubes that are too large for a number leave an arm as skewed as can be.
+        """
         n = np.maximum(self.n, 1)
-        # Beyond the power of the squares' sum it is what was rounded beside a large mean.
-        most = second**1.5
-        third = np.clip(third, -most, most)
-        own = _skewness(third, second, n)
-        pooled = _skewness(third.sum(axis=0), second.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Beyond the power of the squares' sum it is what was rounded beside a large mean.
+            most = second**1.5
+            third = np.clip(np.where(np.isnan(third), most, third), -most, most)
+            own = _skewness(third, second, n)
+            pooled = _skewness(third.sum(axis=0), second.sum(axis=0), np.maximum(self.n.sum(axis=0), 1))
         larger = np.abs(pooled) > np.abs(own)
         return own + np.where(larger, (pooled - own) * PRIOR / (self.n + PRIOR), 0.0)
 
@@ -211,7 +230,7 @@ class Sums:
         # What late rewards change is rounded, and their centres are not known any more.
         residual = np.maximum(self.residual, 0.0)
         if kind.two_valued:
-            m, mean = (self.total + 1.0) / (self.n + 2.0), self.total / n
+            m, mean = self.cautious_rate, self.total / n
             added = (self.n + 2.0) * m * (1.0 - m) - self.n * mean * (1.0 - mean)
             own = (residual + added) / (self.n + 2.0)
         else:
@@ -230,7 +249,7 @@ class Sums:
         within the arms.
         """
         if kind.two_valued:
-            m = (self.total + 1.0) / (self.n + 2.0)
+            m = self.cautious_rate
             own = m * (1.0 - m)
             mean = self.total.sum(axis=0) / np.maximum(self.analysed, 1)
             pooled = mean * (1.0 - mean)
@@ -385,9 +404,14 @@ def moving_shares(
 
 
 def _skewness(third: Floats, second: Floats, n: NDArray[np.int64]) -> Floats:
-    """Skewness from the sums of cubed and squared deviations; 0 where nothing varies."""
+    """Skewness from the sums of cubed and squared deviations; 0 where nothing varies.
+
+    Where they are too large for that it is the most that n values can have.
+    """
     varied = second > n * MIN_VARIANCE
-    return np.where(varied, third / n / np.where(varied, second / n, 1.0) ** 1.5, 0.0)
+    skewness_of_one = third / n / np.where(varied, second / n, 1.0) ** 1.5
+    there = np.isfinite(third) & np.isfinite(skewness_of_one)
+    return np.where(varied, np.where(there, skewness_of_one, np.sqrt(n)), 0.0)
 
 
 def _skewness_of_mean(sums: Sums, skewness_of_one: Floats, kind: type[MetricKind], n: Floats) -> Floats:
@@ -396,7 +420,7 @@ def _skewness_of_mean(sums: Sums, skewness_of_one: Floats, kind: type[MetricKind
     For values 0 and 1 it follows from the cautious m, as the variance does.
     """
     if kind.two_valued:
-        m = (sums.total + 1.0) / (sums.n + 2.0)
+        m = sums.cautious_rate
         return (1.0 - 2.0 * m) / np.sqrt(m * (1.0 - m) * n)
     return skewness_of_one / np.sqrt(n)
 

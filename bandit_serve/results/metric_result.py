@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from bandit_serve.results import betting, decision_aids, ratio, skewness
 from bandit_serve.results.companions import Paired
 from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moving_shares
 from bandit_serve.results.evidence import directed
+from bandit_serve.results.finite import finite
 from bandit_serve.results.interleaving import Contests
 from bandit_serve.results.non_inferiority import Guard, GuardrailResult
 from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
@@ -310,14 +311,14 @@ class MetricTable:
     def brief(self, arm: int) -> Brief:
         """What is known of one arm in short."""
         n, lost = int(self.sums.n[arm]), bool(self.lost[arm])
-        mean = _number(self._sample[0][arm]) if n and not lost else None
+        mean = finite(self._sample[0][arm]) if n and not lost else None
         if self._fold.contests is not None:
             return Brief(n, mean)
         estimates = self.estimates
         compared = bool(estimates.compared[arm]) and not (lost or self.lost[self.control])
-        difference = _number(estimates.differences.mean[arm]) if compared else None
+        difference = finite(estimates.differences.mean[arm]) if compared else None
         between = self._mean_interval(arm), difference, self.difference_interval(arm)
-        return Brief(n, mean, *between, _number(self.p[arm]))
+        return Brief(n, mean, *between, finite(self.p[arm]))
 
     def row(self, arm: int, still_open: StillOpen | None) -> MetricResult:
         """Result of one arm; `still_open` as in the fold."""
@@ -331,21 +332,21 @@ class MetricTable:
         return MetricResult(
             n=n,
             mean=brief.mean,
-            std=_number(math.sqrt(variances[arm])) if n > 1 and not lost else None,
+            std=finite(math.sqrt(variances[arm])) if n > 1 and not lost else None,
             interval=brief.interval,
             difference=brief.difference,
             difference_interval=brief.difference_interval,
-            lift=_number(self.lifts.value[arm]) if liftable else None,
+            lift=finite(self.lifts.value[arm]) if liftable else None,
             lift_interval=self._lift_interval(arm) if liftable and self._comparable()[arm] else None,
             p_value=brief.p_value,
-            probability_best=_number(self.aids[0][arm]),
-            expected_loss=_number(self.aids[1][arm]),
+            probability_best=finite(self.aids[0][arm]),
+            expected_loss=finite(self.aids[1][arm]),
             preview=None
             if still_open is None or self.metric.is_ratio or self.since
             else self._preview(arm, *still_open),
-            p_value_corrected=UNSET if self.corrected is None else _number(self.corrected[arm]),
+            p_value_corrected=UNSET if self.corrected is None else finite(self.corrected[arm]),
             guardrail=self._guardrail(arm),
-            raw_mean=UNSET if self.raw_total is None else _number(self.raw_total[arm] / n) if n else None,
+            raw_mean=UNSET if self.raw_total is None else finite(self.raw_total[arm] / n) if n else None,
             adjusted=UNSET if self.adjusted is None else self.adjusted.row(arm),
             since=self.since,
         )
@@ -419,11 +420,11 @@ class AdjustedTable:
         compared = bool(estimates.compared[arm]) and not (table.lost[arm] or table.lost[table.control])
         comparable = table.valid and bool(estimates.comparable[arm])
         return AdjustedResult(
-            mean=_number(self._arms.mean[arm]) if there else None,
+            mean=finite(self._arms.mean[arm]) if there else None,
             interval=self._mean_interval(arm),
-            difference=_number(estimates.differences.mean[arm]) if compared else None,
+            difference=finite(estimates.differences.mean[arm]) if compared else None,
             difference_interval=interval_of(estimates.differences, arm, table.alpha) if comparable else None,
-            p_value=_number(self._p[arm]),
+            p_value=finite(self._p[arm]),
             theta=self._adjusted.theta,
         )
 
@@ -467,7 +468,3 @@ def _mean_limits(experiment: Experiment, metric: Metric) -> Interval:
 def _clipped(interval: Interval, low: float, high: float) -> Interval:
     """Interval without its part below `low` and above `high`."""
     return max(low, min(interval[0], high)), min(high, max(interval[1], low))
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.results.estimates import Estimates
+from bandit_serve.results.finite import finite
 from bandit_serve.results.harm_evidence import gains, log_e_of_harm
 from bandit_serve.results.sequence import Floats
 
@@ -108,8 +109,8 @@ class Guard:
         known = bool(self.compared[arm])
         return GuardrailResult(
             verdict,
-            _number(self.margin[arm]) if known or self.stated.relative is UNSET else None,
-            _number(self.worst()[arm]) if known else None,
+            finite(self.margin[arm]) if known or self.stated.relative is UNSET else None,
+            finite(self.worst()[arm]) if known else None,
         )
 
     def worse_by(self, arm: int) -> str:
@@ -119,7 +120,3 @@ class Guard:
             return f"{loss:.3g}"
         percent = 100.0 * loss / control
         return f"{percent:.2g} %" if percent < 10.0 else f"{percent:.0f} %"
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

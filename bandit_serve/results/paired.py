@@ -82,7 +82,7 @@ class MetricPair:
         linear = {name: np.asarray(getattr(y, name) - t * getattr(z, name)) for name in LINEAR}
         added: Floats = np.zeros(y.n.shape)
         if kind.two_valued:
-            m, mean = (y.total + 1.0) / (y.n + 2.0), y.mean
+            m, mean = y.cautious_rate, y.mean
             added = (y.n + 2.0) * m * (1.0 - m) - y.n * mean * (1.0 - mean)
         changed = linear | {
             "m2": np.maximum(squared("m2", products.co_moment), 0.0),

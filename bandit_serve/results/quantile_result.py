@@ -11,6 +11,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from bandit_serve.experiments.spec import Record
+from bandit_serve.results.finite import finite
 from bandit_serve.results.metric_result import Brief, Interval, MetricResult, MetricTable
 from bandit_serve.results.quantiles import Quantiles
 from bandit_serve.results.sequence import Floats
@@ -94,7 +95,7 @@ class QuantileTable(MetricTable):
         liftable = compared and base > 0.0 and value >= 0.0
         return msgspec.structs.replace(
             super().row(arm, still_open),
-            lift=(value - base) / base if liftable else None,
+            lift=finite((value - base) / base) if liftable else None,
             lift_interval=quantiles.lift_interval(arm) if liftable else None,
             preview=None,
         )

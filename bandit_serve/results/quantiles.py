@@ -126,15 +126,17 @@ class Quantiles:
         return (float(lows.min()), float(highs.max())) if there.any() else None
 
     def lift_interval(self, arm: int) -> Interval | None:
-        """Interval of the difference relative to control; None where a quantile may be 0 or less, too."""
+        """Interval of the difference relative to control; None where a quantile may be 0 or less, or next to 0."""
         if not self._has_ends(arm):
             return None
         first, last = self._partners(arm)
         there = first < len(self.low)
         if not there.any() or self.low[there].min() <= 0.0 or self.low[first[there]].min() <= 0.0:
             return None
-        lows, highs = self.low[first[there]] / self.high[there], self.high[last[there]] / self.low[there]
-        return float(lows.min() - 1.0), float(highs.max() - 1.0)
+        low = (self.low[first[there]] / self.high[there]).min() - 1.0
+        with np.errstate(over="ignore"):
+            high = (self.high[last[there]] / self.low[there]).max() - 1.0
+        return (float(low), float(high)) if np.isfinite(high) else None
 
     def _has_ends(self, arm: int) -> bool:
         """Whether no place beyond the bins is possible, for the arm or for control."""

@@ -14,6 +14,7 @@ from bandit_serve.experiments.dimensions import Segment, SegmentKind
 from bandit_serve.experiments.spec import Record
 from bandit_serve.metrics import KINDS
 from bandit_serve.results.estimates import MIN_OBSERVATIONS, Estimates, Sums
+from bandit_serve.results.finite import finite
 from bandit_serve.results.segments import SegmentedSums, level_of_one
 from bandit_serve.results.sequence import Floats, Sequence, holm, p_value
 from bandit_serve.results.shrinkage import shrunk
@@ -177,14 +178,14 @@ class SegmentTable:
         """Result of an arm in the segment at `place`."""
         return SegmentMetric(
             n=int(self.sums.n[arm, place]),
-            mean=_number(self.mean[arm, place]),
-            std=_number(self.std[arm, place]),
+            mean=finite(self.mean[arm, place]),
+            std=finite(self.std[arm, place]),
             interval=_interval(self.ends[:, arm, place]),
-            difference=_number(self.difference[arm, place]),
+            difference=finite(self.difference[arm, place]),
             difference_interval=_interval(self.difference_ends[:, arm, place]),
-            lift=_number(self.lift[arm, place]),
+            lift=finite(self.lift[arm, place]),
             lift_interval=_interval(self.lift_ends[:, arm, place]),
-            p_value=_number(self.p[arm, place]),
+            p_value=finite(self.p[arm, place]),
         )
 
     def shrunk(self, arm: int, place: int) -> Shrunk | None:
@@ -250,7 +251,3 @@ def _reason(record: Record, tables: dict[str, SegmentTable], field: str, declare
 def _interval(ends: Floats) -> Interval | None:
     low, high = float(ends[0]), float(ends[1])
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -519,7 +519,9 @@ cdef class Units:
             if state["present"].shape != (n, sums.n_metrics):
                 raise ValueError("the snapshot does not count the values of all its units")
             np.asarray(self.present)[:n] = state["present"]
-            if (state["present"][state["vector"] < 0] != FOR_GOOD).any():
+            # Of a metric that joined after a unit gave its shares up, it never has a value.
+            entered = state["entered"][:, None] >> np.arange(sums.n_metrics, dtype=np.uint32) & 1 > 0
+            if (entered & (state["vector"] < 0)[:, None] & (state["present"] != FOR_GOOD)).any():
                 raise ValueError("the snapshot lacks shares of units that may leave")
         # Those of former builds have none, or none of some modes.
         if len(state.get("dated", ())):
