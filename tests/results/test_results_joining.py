@@ -145,14 +145,21 @@ def test_the_metrics_that_were_there_are_as_without_it(unit: str, missing: str, 
     assert fold.exposures.tolist() == without.exposures.tolist()
 
 
+@pytest.mark.parametrize(("policy", "n_plain"), [("fixed_split", 0), ("lin_ts", 0), ("lin_ts", 3)])
 @pytest.mark.parametrize("late", LATE)
 @pytest.mark.parametrize(("unit", "missing"), MODES)
-def test_a_snapshot_anywhere_and_the_rest_are_the_whole_log(unit: str, missing: str, late: str) -> None:
+def test_a_snapshot_anywhere_and_the_rest_are_the_whole_log(
+    unit: str, missing: str, late: str, policy: str, n_plain: int
+) -> None:
+    """After plain entries, units of a contextual policy that are in for all metrics have given their shares up."""
     metric = LATE[late]
-    traffic = Traffic(unit, metric, events=True)
-    first = record(2, metrics=FIRST_METRICS, unit=unit, missing=missing, window="4s")
+    about = {"policy": PolicySpec(kind=policy, min_share=0.1 if policy == "lin_ts" else None)}
+    if policy == "lin_ts":
+        about |= {"context": (ContextField("f", "numeric"),)}
+    plain, events = Traffic(unit, metric), Traffic(unit, metric, events=True)
+    first = record(2, metrics=FIRST_METRICS, unit=unit, missing=missing, window="4s", **about)
     change = Changed(joined(first, metric), Change("add_metric", "me"))
-    log = traffic.log(change, 2)
+    log = plain.log(change, 2)[:n_plain] + events.log(change, 2)[n_plain:]
     again = Changed(
         joined(change.record, Metric(name="later", kind="count"), JOINS_MS + 32), Change("add_metric", "me")
     )
