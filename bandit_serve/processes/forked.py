@@ -1,4 +1,4 @@
-"""Process that runs a function of this one: it shares the memory of what was imported, and starts in milliseconds."""
+"""Process that runs a function of this one: it shares the memory of what was imported, and imports nothing anew."""
 
 from __future__ import annotations
 

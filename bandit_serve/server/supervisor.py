@@ -193,12 +193,16 @@ class Supervisor:
         elif child.ready and (status <= 0 or child.draining):
             self._restart_at_s = max(self._restart_at_s, now_s + RESTART_PAUSE_S)
         elif child.started_s >= self._failed_s:
-            self._failed_s = now_s
-            self._restart_at_s = max(self._restart_at_s, now_s + self._backoff.failed())
+            self._put_off(now_s)
         if not child.draining:
             pause_s = max(self._restart_at_s - now_s, 0.0)
             when = f"in {pause_s:g} s" if pause_s else "now"
             log.warning("worker %d ended with status %d; another starts %s", child.process.pid, status, when)
+
+    def _put_off(self, now_s: float) -> None:
+        """Has the next start wait longer than after the last failure."""
+        self._failed_s = now_s
+        self._restart_at_s = max(self._restart_at_s, now_s + self._backoff.failed())
 
     def _end_stalled(self) -> None:
         """Kills workers whose event loop stands still, after they have logged their stacks."""
@@ -246,10 +250,8 @@ class Supervisor:
             )
         except OSError as error:
             os.close(status_read)
-            self._failed_s = time.monotonic()
-            pause_s = self._backoff.failed()
-            self._restart_at_s = self._failed_s + pause_s
-            log.error("no worker can be started, and the next try is in %g s: %s", pause_s, error.strerror)
+            log.error("no worker can be started now: %s", error.strerror)
+            self._put_off(time.monotonic())
             return
         finally:
             os.close(status_write)

@@ -1,6 +1,7 @@
 """Worker process: loads the state, accepts and answers, and leaves without dropping a request.
 
-The supervisor forks it. So workers share the memory of what is imported, and one that follows another serves at once.
+The supervisor forks it. So workers share the memory of what is imported, and one that follows another serves in a
+fraction of a second.
 """
 
 from __future__ import annotations

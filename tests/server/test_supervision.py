@@ -18,9 +18,10 @@ from bandit_serve.base.troubles import Troubles
 from bandit_serve.server.backoff import PAUSES_S, Backoff
 from bandit_serve.server.tasks import Tasks
 
-# In every process of the service: SIGUSR1 makes it spin, and while the file is there workers end as they start.
+# In every process of the service: SIGUSR1 makes it spin; while the file `broken` is there workers end as they start,
+# and with `full` the system has room for no process.
 SITE = """
-import os, signal
+import errno, os, signal
 
 def spin(number, frame):
     def standing_still():
@@ -32,6 +33,12 @@ def end_while_broken():
     if os.path.exists({broken!r}):
         os._exit(3)
 
+def refuse_while_full(fork=os.fork):
+    if os.path.exists({full!r}):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+os.fork = refuse_while_full
 signal.signal(signal.SIGUSR1, spin)
 os.register_at_fork(after_in_child=end_while_broken)
 """
@@ -44,10 +51,18 @@ def broken(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service(tmp_path: Path, broken: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThrowawayService]:
+def full(tmp_path: Path) -> Path:
+    """File that keeps workers from being forked while it exists."""
+    return tmp_path / "full"
+
+
+@pytest.fixture
+def service(
+    tmp_path: Path, broken: Path, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ThrowawayService]:
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(SITE.format(broken=str(broken)))
+    (site / "sitecustomize.py").write_text(SITE.format(broken=str(broken), full=str(full)))
     monkeypatch.setenv("PYTHONPATH", str(site))
     with ThrowawayService(tmp_path / "data", "--stall-timeout", "2s", workers=2) as running:
         running.wait_for_workers(2)
@@ -98,6 +113,18 @@ def test_successors_that_fail_come_ever_less_often(service: ThrowawayService, br
     assert pauses[:3] == list(PAUSES_S[:3])
     assert service.call("GET", "/health/ready").status == 200, "the other worker serves"
     broken.unlink()
+    service.wait_for_workers(2)
+
+
+def test_where_there_is_room_for_no_process_the_service_waits_for_it(
+    service: ThrowawayService, full: Path
+) -> None:
+    full.touch()
+    os.kill(service.worker_pids()[0], signal.SIGKILL)
+    sentence = "no worker can be started now: Resource temporarily unavailable"
+    wait_until(lambda: sum(sentence in line for line in service.output) >= 2)
+    assert service.call("GET", "/health/ready").status == 200, "the other worker serves"
+    full.unlink()
     service.wait_for_workers(2)
 
 
