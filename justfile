@@ -46,6 +46,11 @@ docs:
 settings-table:
     python -m bandit_serve.cli.settings_table docs/settings.md
 
+# The pictures of the documents, but for that of a demo; that of the dashboard needs Chromium
+pictures:
+    python docs/pictures/regret.py
+    python docs/pictures/dashboard.py
+
 # Speed beside other libraries; needs the extra `bench`
 bench:
     python benchmarks/policies_table.py
@@ -55,6 +60,17 @@ bench:
 # The sdist, and the wheel from it, in dist/
 package:
     python -m build
+
+# Pinned versions, with hashes, of what the image installs; `just lock --upgrade` takes newer ones
+lock *arguments:
+    uv pip compile --quiet --universal --python-version 3.11 --extra embedded --generate-hashes --no-annotate \
+        --custom-compile-command "just lock" --output-file deploy/requirements.lock {{arguments}} pyproject.toml
+
+# Bill of materials (CycloneDX) of an environment, by default of the one that is active
+sbom output="dist/sbom.cdx.json" python=`command -v python`:
+    mkdir -p "$(dirname {{output}})"
+    {{python}} -c 'import bandit_serve'
+    python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --of JSON -o {{output}} {{python}}
 
 # Everything that has to hold, from nothing
 ci:

@@ -18,9 +18,13 @@ BanditServeError
 ├── TooSlow               a request that did not arrive in time
 ├── Late                  a reward after its attribution window
 ├── Conflict              the present state does not allow it
-│   └── RewardConflict    another reward of the decision was counted for this metric
+│   ├── RewardConflict    another reward of the decision was counted for this metric
+│   ├── EngineRefused     a container engine does not do what it was asked for
+│   └── DeploymentFailed  a container that did not become ready
 ├── PreconditionFailed    If-Match named another revision
-├── NotBuilt              named by the contract, not built yet
+├── LimitReached          a limit of the caller's tenant, named `limit`, is reached
+│   └── RateExceeded      more requests than the tenant may send
+├── SwitchedOff           a part that a setting of this service turns on
 ├── StateFault            stored state can not be read: the service's fault, not the caller's
 │   └── Unfoldable        a log and its snapshots that no state can be made from
 │       └── UnreadableEntry  an entry of a log, or a state, that this build can not fold
@@ -32,6 +36,7 @@ BanditServeError
     ├── UpstreamFailed    an upstream that did not answer, not in time, or not as agreed
     ├── ModelLost         a registered model whose file is missing or damaged here
     ├── ModelFailed       a version in memory that gave no scores
+    ├── EngineAway        no container engine answers
     ├── FilesUnavailable  the storage of model files does not answer, or is full
     │   └── DiskFull      there is no room for the write
     ├── Overloaded        a queue or buffer has reached its bound
@@ -154,11 +159,32 @@ class RewardConflict(Conflict):
     pass
 
 
+class EngineRefused(Conflict):
+    pass
+
+
+class DeploymentFailed(Conflict):
+    pass
+
+
 class PreconditionFailed(BanditServeError):
     pass
 
 
-class NotBuilt(BanditServeError):
+class LimitReached(BanditServeError):
+    """`limit` is one of those of a tenant, such as `experiments`; after `retry_after_s` it may be free again."""
+
+    def __init__(self, detail: str, limit: str = "requests", retry_after_s: float = 60.0) -> None:
+        super().__init__(detail)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class RateExceeded(LimitReached):
+    pass
+
+
+class SwitchedOff(BanditServeError):
     pass
 
 
@@ -212,6 +238,10 @@ class ModelLost(Unavailable):
 
 
 class ModelFailed(Unavailable):
+    pass
+
+
+class EngineAway(Unavailable):
     pass
 
 

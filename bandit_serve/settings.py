@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -16,9 +17,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
+from bandit_serve import webhook
 from bandit_serve.base.durations import DURATION_PATTERN, parse_duration_ms
 from bandit_serve.base.http_address import HttpAddress
 from bandit_serve.base.mistakes import expected_one_of, nearest
+from bandit_serve.base.names import NAME_PATTERN, is_name
 from bandit_serve.base.nesting import TOO_DEEP, nesting_error
 from bandit_serve.base.secrets import know_secrets_of, shown_url
 from bandit_serve.base.validation import field_error
@@ -34,6 +37,9 @@ Origins = Annotated[
     str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(,https?://[A-Za-z0-9._:\[\]-]+)*(?!\n)$")
 ]
 Addresses = Annotated[str, Meta(pattern=r"^https?://[^,\s]+(,https?://[^,\s]+)*(?!\n)$")]
+CollectorUrl = Annotated[str, Meta(pattern=r"^https?://[^@\s]+(?!\n)$")]
+Proxies = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:/-]+(,[A-Za-z0-9._:/-]+)*(?!\n)$")]
+RunFiles = Annotated[str, Meta(pattern=r"^[^,\s-]([^,]*[^,\s])?(,[^,\s-]([^,]*[^,\s])?)*(?!\n)$")]
 ModelNames = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*(?!\n)$")]
 Namespace = Annotated[
     str,
@@ -44,6 +50,30 @@ Namespace = Annotated[
 ]
 Duration = Annotated[str, Meta(pattern=DURATION_PATTERN, extra={"unit": "duration"})]
 Bytes = Annotated[int, Meta(extra={"unit": "bytes"})]
+
+
+OF_ALL_TENANTS = "*"
+
+
+class TenantLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of one tenant; None for those that it does not have.
+
+    `requests` a second on one machine, each entry of a batch counted as one, and `burst` of them at once; `experiments`
+    that exist; `model_memory` of a worker, live models included, and `log_bytes` of all its experiments, in bytes;
+    `batch`: entries of the largest batch.
+    """
+
+    requests: Annotated[float, Meta(ge=0.001, le=1e9)] | None = None
+    burst: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    experiments: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
+    model_memory: Annotated[int, Meta(ge=0)] | None = None
+    log_bytes: Annotated[int, Meta(ge=2**20)] | None = None
+    batch: Annotated[int, Meta(ge=1)] | None = None
+
+    @property
+    def burst_requests(self) -> float:
+        """Requests at once: those of a second where `burst` does not say."""
+        return max(self.requests or 0.0, 1.0) if self.burst is None else float(self.burst)
 
 
 def about(text: str, *, unset: str | None = None) -> Meta:
@@ -60,7 +90,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     store: Annotated[
         str | None,
         about(
-            "`redis://`, `rediss://` or `unix://` URL of the store",
+            "URL of the store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`",
             unset="a private server in the data directory",
         ),
     ] = None
@@ -72,10 +102,25 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         about("Where model files are kept: `store`, or a URL for fsspec", unset="the data directory"),
     ] = None
     insecure: Annotated[bool, about("Bind an address that others can reach, without keys")] = False
+    tls_cert: Annotated[
+        str | None,
+        about(
+            "File with the service's certificate and its chain (PEM), for https; read again when it is renewed"
+        ),
+    ] = None
+    tls_key: Annotated[
+        str | None, about("File with the private key of `tls_cert` (PEM), which nobody else may read")
+    ] = None
     allowed_hosts: Annotated[
         HostNames | None,
         about(
             "Names, as `bandits.internal,box:8000`, that a loopback service goes by besides those of this machine"
+        ),
+    ] = None
+    forwarded_allow: Annotated[
+        Proxies | None,
+        about(
+            "Proxies, as `10.0.0.0/8,::1,edge.internal`, whose `Forwarded` and `X-Forwarded-…` headers are believed"
         ),
     ] = None
     cors_origins: Annotated[
@@ -84,6 +129,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "Origins, as `https://shop.example`, whose web pages may evaluate flags and send exposures and rewards"
         ),
     ] = None
+    keep_units: Annotated[
+        bool, about("Log the names of units with their decisions, for exports; without it, only their hashes")
+    ] = False
     access_log: Annotated[bool, about("Log every request")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], about("Lowest level that is logged")
@@ -91,8 +139,27 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log_format: Annotated[
         Literal["text", "json"], about("Form of the log: lines of text, or one JSON object a line")
     ] = "text"
+    otel_endpoint: Annotated[
+        CollectorUrl | None,
+        about(
+            "Collector, as `http://collector:4318`, that gets the spans of requests (OTLP over HTTP)",
+            unset="`OTEL_EXPORTER_OTLP_ENDPOINT`, or no spans",
+        ),
+    ] = None
+    otel_share: Annotated[
+        Annotated[float, Meta(ge=0.0, le=1.0)] | None,
+        about(
+            "Share of the requests without a trace that begin one",
+            unset="all, or what `OTEL_TRACES_SAMPLER` says",
+        ),
+    ] = None
     namespace: Annotated[Namespace, about("Prefix of all keys in the store")] = "bandit_serve"
     store_timeout: Annotated[Duration, about("Longest wait for the store")] = "1s"
+    store_replicas: Annotated[
+        int,
+        Meta(ge=0, le=16),
+        about("Replicas of the store that must confirm a reward, or another append, before it is answered"),
+    ] = 0
     body_timeout: Annotated[Duration, about("Longest wait for a request's body")] = "10s"
     header_timeout: Annotated[Duration, about("Longest wait for a request's head")] = "10s"
     keepalive_timeout: Annotated[Duration, about("How long an idle connection is kept")] = "75s"
@@ -118,11 +185,43 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "implies `learn`"
         ),
     ] = None
+    retrain: Annotated[
+        RunFiles | None,
+        about("Runs, as `films.yaml,books.yaml`, that a `bandit-serve retrain` of the service's own repeats"),
+    ] = None
     upstreams: Annotated[
         Addresses | None,
         about(
             "Addresses, as `http://models.internal:8080,https://ml.example/v2`, below which remote versions may be "
             "called"
+        ),
+    ] = None
+    webhooks: Annotated[
+        str | None,
+        about(
+            "Addresses that are told of events: tables with `url`, `events` and `secret`, elsewhere than in the config "
+            "file as JSON"
+        ),
+    ] = None
+    tenants: Annotated[
+        str | None,
+        about(
+            'Limits of tenants, as `{"shop": {"requests": 500}}`, with `*` for what holds for all; in the config file, '
+            "tables as `[tenants.shop]`"
+        ),
+    ] = None
+    docker: Annotated[
+        str | None,
+        about(
+            "Address of the container engine, as `unix:///var/run/docker.sock`, in which `/v1/deployments` runs "
+            "containers: whoever has an admin key then owns that machine",
+            unset="no deployments over HTTP; commands look at DOCKER_HOST",
+        ),
+    ] = None
+    bundle: Annotated[
+        str | None,
+        about(
+            "Folder with the model that an image serves: it is registered and put into production at the start"
         ),
     ] = None
     service_holdout: Annotated[
@@ -156,7 +255,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def shown(self) -> dict[str, bool | int | float | str | None]:
         """Values by name, without passwords in URLs."""
         own = {name: getattr(self, name) for name in self.__struct_fields__}
-        return own | {name: shown_url(own[name]) for name in ("store", "artifacts") if own[name] is not None}
+        urls = {name: shown_url(own[name]) for name in ("store", "artifacts") if own[name] is not None}
+        hooks = {} if self.webhooks is None else {"webhooks": webhook.shown_webhooks(self.webhooks)}
+        return own | urls | hooks
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"
@@ -176,6 +277,26 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.cors_origins.lower().split(",") if self.cors_origins else []
 
     @property
+    def proxy_networks(self) -> list[IPv4Network | IPv6Network]:
+        """Networks and addresses of the proxies that are believed. Raises `UsageError` where one is none."""
+        try:
+            return [ip_network(each) for each in self._proxies if _is_of_addresses(each)]
+        except ValueError as error:
+            raise UsageError(
+                f"The setting forwarded_allow is wrong: {error}.",
+                [FieldError("forwarded_allow", str(error))],
+            ) from None
+
+    @property
+    def proxy_names(self) -> list[str]:
+        """Host names of the proxies that are believed."""
+        return [each for each in self._proxies if not _is_of_addresses(each)]
+
+    @property
+    def _proxies(self) -> list[str]:
+        return self.forwarded_allow.lower().split(",") if self.forwarded_allow else []
+
+    @property
     def upstream_prefixes(self) -> list[HttpAddress]:
         """Addresses below which upstreams may be called. Raises `UsageError` where one is none."""
         try:
@@ -186,9 +307,45 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             ) from None
 
     @property
+    def told_webhooks(self) -> tuple[webhook.Webhook, ...]:
+        """Webhooks that are told of events. Raises `UsageError` where one is wrong."""
+        return webhook.read_webhooks(self.webhooks) if self.webhooks else ()
+
+    @property
+    def tenant_limits(self) -> dict[str, TenantLimits]:
+        """Limits by the name of a tenant, and `OF_ALL_TENANTS`. Raises `UsageError` where they are none."""
+        if self.tenants is None:
+            return {}
+        try:
+            limits = msgspec.json.decode(self.tenants, type=dict[str, TenantLimits])
+        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+            field = (
+                field_error(error)
+                if isinstance(error, msgspec.ValidationError)
+                else FieldError("", str(error))
+            )
+            raise _wrong_tenants(field) from None
+        for name in limits:
+            if name != OF_ALL_TENANTS and not is_name(name):
+                raise _wrong_tenants(FieldError("", f"the name {name[:60]!r} does not match {NAME_PATTERN}"))
+        return limits
+
+    def limits_of(self, tenant: str) -> TenantLimits:
+        """Limits of a tenant: its own, and where it has none those of all."""
+        limits = self.tenant_limits
+        of_all, own = limits.get(OF_ALL_TENANTS, TenantLimits()), limits.get(tenant, TenantLimits())
+        given = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
+        return msgspec.structs.replace(of_all, **given)
+
+    @property
     def models_that_learn(self) -> list[str]:
         """Names of the models that keep learning, each once."""
         return list(dict.fromkeys(self.learners.split(","))) if self.learners else []
+
+    @property
+    def runs_to_repeat(self) -> list[str]:
+        """Paths of the runs that are repeated, each once."""
+        return list(dict.fromkeys(self.retrain.split(","))) if self.retrain else []
 
     @property
     def keeps_pairs(self) -> bool:
@@ -198,6 +355,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def data_dir(self) -> Path:
         return Path(self.data)
+
+
+def _is_of_addresses(text: str) -> bool:
+    """Whether a proxy is given as an address or a network, and not by its name."""
+    return ":" in text or "/" in text or re.fullmatch(r"[0-9.]+", text) is not None
 
 
 class Setting(NamedTuple):
@@ -332,12 +494,16 @@ def load_with_sources(
         log.warning("%s", sentence)
     config = config or environ.get(f"{PREFIX}CONFIG") or None
     values: dict[str, Any] = _read_config(config) if config else {}
+    if "webhooks" in values:
+        values["webhooks"] = webhook.written(values["webhooks"])
     sources = dict.fromkeys(Settings.__struct_fields__, "default")
     sources |= {name: str(config) for name in values if name in sources}
     for name in Settings.__struct_fields__:
         variable, text = _of_environment(name, environ)
         if text:
             values[name], sources[name] = text, variable
+    if isinstance(values.get("tenants"), dict):
+        values["tenants"] = _as_text(values["tenants"])
     given = {name: value for name, value in flags.items() if value is not None}
     values |= given
     sources |= {name: f"--{name.replace('_', '-')}" for name in given}
@@ -345,8 +511,21 @@ def load_with_sources(
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise _wrong_setting(error, values) from None
-    _ = settings.upstream_prefixes  # raises where one of them is none
+    # They raise where one of them is none.
+    _ = settings.upstream_prefixes, settings.proxy_networks, settings.told_webhooks, settings.tenant_limits
     return LoadedSettings(settings, sources, config)
+
+
+def _as_text(tables: Mapping[str, Any]) -> str:
+    try:
+        return msgspec.json.encode(tables).decode()
+    except OverflowError:
+        raise _wrong_tenants(FieldError("", "expected whole numbers of at most 64 bits")) from None
+
+
+def _wrong_tenants(field: FieldError) -> UsageError:
+    at = f"tenants.{field.at}" if field.at else "tenants"
+    return UsageError(f"The setting tenants is wrong: {at}: {field.detail}.", [FieldError(at, field.detail)])
 
 
 def _of_environment(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:

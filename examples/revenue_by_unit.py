@@ -28,13 +28,13 @@ EXPERIMENT = {
 
 
 def write_orders(path: Path, arms: dict[str, str]) -> None:
-    """Writes the shop's file: users buy up to three times, and a little more on the short page."""
+    """Writes the shop's file: users buy up to three times, and pay more on the short page."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["order", "user", "total"])
         for user, arm in arms.items():
             for number in range(random.randint(0, 3)):
-                total = random.uniform(10, 60) + (8 if arm == "short" else 0)
+                total = random.uniform(10, 60) + (15 if arm == "short" else 0)
                 rows.writerow([f"{user}-{number}", user, f"{total:.2f}"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ MAY_IMPORT = {
     "errors": "",
     "base": "errors",
     "processes": "",
-    "settings": "",
+    "webhook": "",
+    "settings": "webhook",
     "metrics": "",
     "policies": "metrics",
     "experiments": "metrics policies",
@@ -31,20 +33,29 @@ MAY_IMPORT = {
     "api": "experiments models upstreams registry folds",
     "serving": "models store upstreams registry api",
     "replication": "experiments log results store registry folds",
-    "changes": "metrics experiments log models results store upstreams registry folds serving replication",
+    "changes": "metrics experiments log policies models results store upstreams registry folds serving replication",
     "node": "settings models store upstreams registry folds serving replication changes",
+    "export": "experiments log policies results folds node",
+    "evaluation": "experiments policies results export folds node",
+    "backup": "log store registry replication node",
+    "notices": "webhook experiments log results store upstreams registry folds replication",
     "upkeep": "experiments log results store registry folds replication changes",
     "decisions": "experiments log policies store registry folds api serving",
     "rewards": "experiments log store folds replication api",
-    "training": "experiments log models store registry folds node",
+    "training": "experiments log models store registry folds node notices",
+    "scoring": "processes models store registry replication node api serving decisions export training",
+    "promotions": "experiments results store registry folds changes node export evaluation training",
     "simulation": "processes metrics experiments log policies pictures folds",
+    "dashboard": "experiments pictures results registry api simulation",
     "client": "",
-    "deployments": "settings store",
+    "deployments": "settings experiments models store upstreams registry changes node api",
     "demo": "client processes settings models training",
-    "server": "processes settings metrics experiments log policies models results store upstreams registry folds "
-    "serving replication changes node upkeep api decisions rewards",
-    "cli": "settings experiments log policies models results pictures store upstreams registry folds replication "
-    "changes node api rewards training simulation deployments demo server",
+    "server": "processes settings metrics experiments log policies models results pictures store upstreams registry "
+    "folds serving replication changes node notices upkeep api dashboard decisions rewards promotions deployments "
+    "simulation",
+    "cli": "webhook processes settings experiments log policies models results pictures store upstreams registry folds "
+    "replication changes node export evaluation backup notices api rewards training scoring promotions simulation "
+    "deployments demo server",
     "__main__": "cli",
 }
 ONLY = {
@@ -71,6 +82,7 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Full names of all modules that a file imports; `from a import b` is `a.b`."""
     names: set[str] = set()

@@ -32,22 +32,34 @@ OTHERS: dict[str, Any] = {
     "store": "redis://h",
     "data": "elsewhere",
     "artifacts": "s3://bucket/models",
+    "keep_units": True,
     "learn": True,
+    "retrain": "films.yaml",
     "learners": "films,books",
     "insecure": True,
     "allowed_hosts": "bandits.internal,box:8000",
     "cors_origins": "https://shop.example,http://localhost:3000",
     "upstreams": "http://models.internal:8080,https://ml.example/v2",
+    "webhooks": '[{"url":"https://alerts.example/h","events":["winner"],"secret":"env:S"}]',
+    "docker": "unix:///run/engine.sock",
+    "bundle": "/bundle",
     "max_connections": 7,
     "access_log": True,
     "log_level": "debug",
     "log_format": "json",
     "namespace": "other",
+    "store_replicas": 1,
     "max_body": 2_048,
     "max_artifact": 4_096,
     "model_memory": 0,
     "retention_bytes": 2**21,
     "service_holdout": 0.05,
+    "tenants": '{"shop":{"requests":5.0}}',
+    "tls_cert": "/tls/tls.crt",
+    "tls_key": "/tls/tls.key",
+    "forwarded_allow": "10.0.0.0/8,::1,edge.internal",
+    "otel_endpoint": "http://collector:4318",
+    "otel_share": 0.25,
 }
 WRONG: dict[str, list[Any]] = {
     "port": [-1, 65_536, "http", 1.5],
@@ -66,17 +78,34 @@ WRONG: dict[str, list[Any]] = {
         "http://u@a",
         "http://a/../b",
     ],
+    "webhooks": ["https://alerts.example/h", "{}", "[1", '{"url": "https://alerts.example/h"}'],
     "max_connections": [0, "many"],
     "learn": ["perhaps"],
+    "retrain": ["", "a.yaml,", ",a.yaml", "a,,b", "a, b", "-a", "a.yaml\n"],
     "learners": ["", "films,", "a b", "films;books", "films\n"],
     "access_log": ["perhaps"],
     "log_level": ["loud", "info\n", ""],
     "namespace": ["", "a b", "a:b", "{a}", "x" * 65, "a\n"],
+    "store_replicas": [-1, 17, "all"],
     "max_body": [1_023, "1k"],
     "max_artifact": [0],
     "model_memory": [-1],
     "retention_bytes": [1_000],
     "service_holdout": [-0.1, 0.6, "some"],
+    "tenants": [
+        "",
+        "shop",
+        "[]",
+        '{"shop": 5}',
+        '{"a b": {}}',
+        '{"shop": {"speed": 1}}',
+        '{"shop": {"requests": 0}}',
+        '{"shop": {"burst": 0}}',
+        '{"shop": {"log_bytes": 1}}',
+    ],
+    "forwarded_allow": ["", "a,", "a b", "10.0.0.0/33", "*"],
+    "otel_endpoint": ["", "collector:4318", "http://u:p@a", "http://a\n"],
+    "otel_share": [-0.1, 1.1, "some"],
 }
 DURATIONS = [name for name, setting in declared_settings().items() if setting.unit == "duration"]
 
@@ -119,7 +148,7 @@ def test_each_setting_has_a_flag_with_its_default_in_the_help(name: str) -> None
 def test_flags_are_stronger_than_variables_than_the_file_than_defaults(name: str, tmp_path: Path) -> None:
     value = other(name)
     assert value != getattr(DEFAULTS, name)
-    unset = "http://unset" if name in ("cors_origins", "upstreams") else "unset"
+    unset = "http://unset" if name in ("cors_origins", "upstreams", "otel_endpoint") else "unset"
     default = unset if getattr(DEFAULTS, name) is None else getattr(DEFAULTS, name)
     text = {PREFIX + name.upper(): as_text(value)}
     weak = {PREFIX + name.upper(): as_text(default)}

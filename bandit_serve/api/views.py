@@ -37,6 +37,8 @@ class SetAsideView(Struct, frozen=True):
 class ExperimentView(Experiment, frozen=True, kw_only=True):
     """The experiment and where it stands. `arm_status` and `ramps` are by arm; `arms` has the removed ones too.
 
+    `held` is, by arm, the most that its share may be while a promotion holds it there.
+
     `overridden` lists, by arm, the guardrails that do not pause it any more. With `unpromoted` the winner serves this
     experiment's callers, and its version was not promoted. One with `set_aside` is as it was when it could be read
     last.
@@ -51,6 +53,7 @@ class ExperimentView(Experiment, frozen=True, kw_only=True):
     winner: str | None
     arm_status: dict[str, ArmStatus]
     ramps: dict[str, RampView]
+    held: dict[str, float] | UnsetType = UNSET
     overridden: dict[str, tuple[str, ...]] | UnsetType = UNSET
     unpromoted: bool | UnsetType = UNSET
     set_aside: SetAsideView | UnsetType = UNSET
@@ -192,6 +195,7 @@ def experiment_view(record: Record, aside: Aside | None = None) -> ExperimentVie
         winner=record.winner,
         arm_status=record.arm_statuses,
         ramps=_ramps(record),
+        held=record.held or UNSET,
         overridden=record.overridden or UNSET,
         unpromoted=record.unpromoted,
         set_aside=UNSET if aside is None else set_aside_view(aside),

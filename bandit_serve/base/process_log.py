@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from bandit_serve.base.clock import rfc3339
+from bandit_serve.base.log_fields import LOG_FIELDS
 from bandit_serve.base.printable_text import printable, printable_line
 from bandit_serve.base.request_tags import current_tags
 from bandit_serve.base.secrets import concealed
@@ -20,8 +21,10 @@ from bandit_serve.base.secrets import concealed
 log = logging.getLogger(__name__)
 
 INDENT = "  "
-FIELDS = ("request_id", "trace_id", "route", "status", "duration_ms")
-"""Fields that a record may have beside the common ones."""
+FIELDS = ("request_id", "trace_id", "tenant", "route", "status", "duration_ms")
+"""Fields that a record may have beside the common ones, and those of `LOG_FIELDS`."""
+STACKS = "stacks"
+"""Attribute of a record with the stacks of another process, which are shown as a traceback is."""
 
 
 class LineFormatter(logging.Formatter):
@@ -31,13 +34,16 @@ class LineFormatter(logging.Formatter):
         return printable_line(concealed(super().formatMessage(record)))
 
     def formatException(self, ei: object) -> str:
-        text = printable(concealed(super().formatException(ei)))  # type: ignore[arg-type]
-        return INDENT + text.replace("\n", f"\n{INDENT}")
+        return _indented(super().formatException(ei))  # type: ignore[arg-type]
+
+    def format(self, record: logging.LogRecord) -> str:
+        line, stacks = super().format(record), getattr(record, STACKS, None)
+        return line if stacks is None else f"{line}\n{_indented(stacks)}"
 
 
 class JsonFormatter(logging.Formatter):
-    """Makes one object a line: `time`, `level`, `logger`, `worker`, `message`, those of `FIELDS` that there are, and
-    `traceback`. `worker` is a process id, or `supervisor`.
+    """Makes one object a line: `time`, `level`, `logger`, `worker`, `message`, those of `FIELDS` and `LOG_FIELDS` that
+    there are, and `traceback`. `worker` is a process id, or `supervisor`.
     """
 
     def __init__(self, worker: str) -> None:
@@ -54,11 +60,23 @@ class JsonFormatter(logging.Formatter):
             "message": concealed(record.getMessage()),
             "request_id": None if tags is None else tags.request_id,
             "trace_id": None if tags is None else tags.trace_id,
+            **LOG_FIELDS.get(),
         }
         said |= {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
         if record.exc_info:
             said["traceback"] = concealed(self.formatException(record.exc_info))
+        elif getattr(record, STACKS, None) is not None:
+            said["traceback"] = concealed(getattr(record, STACKS))
         return json.dumps({name: value for name, value in said.items() if value is not None})
+
+
+def _indented(text: str) -> str:
+    return INDENT + printable(concealed(text)).replace("\n", f"\n{INDENT}")
+
+
+def logs_json() -> bool:
+    """Whether this process logs in JSON, so that its last words are to be a record, too."""
+    return any(isinstance(each.formatter, JsonFormatter) for each in logging.getLogger().handlers)
 
 
 def log_to_stderr(who: str, level: str, form: Literal["text", "json"] = "text") -> None:

@@ -19,19 +19,27 @@ MAX_TRACESTATE = 512
 _request_id = re.compile(r"[!-~]{1,128}")
 # A later version may have more behind the flags; ff is none.
 _traceparent = re.compile(
-    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
 _tracestate = re.compile(rf"[ -~]{{1,{MAX_TRACESTATE}}}")
 
 
 class RequestTags(NamedTuple):
-    """Tags of a request. `span_id` is this service's own; `tracestate` is handed on as it came."""
+    """Tags of a request. `span_id` is this service's own, `parent_id` its caller's; `tracestate` is handed on as it
+    came.
+    """
 
     request_id: str | None
     trace_id: str | None
     span_id: str | None
     flags: str
     tracestate: str | None
+    parent_id: str | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether somebody records this trace."""
+        return self.trace_id is not None and bool(int(self.flags, 16) & 1)
 
     def headers(self) -> dict[str, str]:
         """Headers that an answer has, and a question to an upstream."""
@@ -50,11 +58,11 @@ def request_tags(
     if request_id is not None and _request_id.fullmatch(request_id) is None:
         request_id = None
     match = None if traceparent is None else _traceparent.fullmatch(traceparent)
-    if match is None or (match[1] == "00" and match[4] is not None):
+    if match is None or (match[1] == "00" and match[5] is not None):
         return None if request_id is None else RequestTags(request_id, None, None, "00", None)
     if tracestate is not None and _tracestate.fullmatch(tracestate) is None:
         tracestate = None
-    return RequestTags(request_id, match[2], secrets.token_hex(8), match[3], tracestate)
+    return RequestTags(request_id, match[2], secrets.token_hex(8), match[4], tracestate, match[3])
 
 
 _current: ContextVar[RequestTags | None] = ContextVar("request_tags", default=None)

@@ -59,6 +59,11 @@ def shown_url(url: str) -> str:
     return before + (MASK if "@" in query else f"{place}?{MASK}" if query else place)
 
 
+def shown_place(place: str) -> str:
+    """Path as it is, or a URL without user, password and query."""
+    return shown_url(place) if "://" in place else place
+
+
 def _pieces(url: str) -> set[str]:
     match = _url.search(url)
     if match is None:

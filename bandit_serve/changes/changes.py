@@ -24,9 +24,11 @@ from bandit_serve.registry.registry import (
     KEY_REVOKED,
     LAYER,
     MODEL,
+    PROMOTION,
     REPAIRED,
     ExperimentAnnounced,
     ModelChanged,
+    PromotionMoved,
     Registry,
 )
 from bandit_serve.replication.acknowledgements import wait_for_acknowledgements
@@ -35,7 +37,7 @@ from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
 
 MAX_ATTEMPTS = 16
-E = TypeVar("E", ModelChanged, LayerChanged, MetricDefined, KeyCreated, KeyRevoked)
+E = TypeVar("E", ModelChanged, LayerChanged, MetricDefined, KeyCreated, KeyRevoked, PromotionMoved)
 
 
 class Changes:
@@ -118,6 +120,12 @@ class Changes:
     async def revoke_key(self, decide: Callable[[Registry], KeyRevoked | None]) -> KeyRevoked | None:
         """As `change_models`, for a key that ends."""
         return await self._change_registry(KEY_REVOKED, decide)
+
+    async def move_promotion(
+        self, decide: Callable[[Registry], PromotionMoved | None]
+    ) -> PromotionMoved | None:
+        """As `change_models`, for a promotion."""
+        return await self._change_registry(PROMOTION, decide)
 
     async def _change_registry(self, kind: bytes, decide: Callable[[Registry], E | None]) -> E | None:
         for _ in range(MAX_ATTEMPTS):

@@ -23,6 +23,7 @@ from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.experiments.stopping import EXPECTED_SAMPLES
 from bandit_serve.metrics import KINDS, MetricKind, Ratio
+from bandit_serve.policies import FixedSplit, Thompson
 
 ExperimentCheck = Callable[[Experiment], object]
 """Raises `InvalidInput` for a well-formed experiment that can not be served."""
@@ -47,6 +48,7 @@ _CAUSES = [
     (r"(context\[\d+\])(\.\w+)?", r"{}\..*"),
     (r"context\[\d+\]\.interactions.*", r"context\[\d+\](\.name)?"),
     (r"audience\b.*", r"context.*"),
+    (r"(weights|constraints)\b.*", r"metrics.*|attribution\.missing"),
     (r"keep_assigned", r"unit|policy\.kind"),
     (r"dimensions\[\d+\]", r"context(\[\d+\](\.(name|kind|values|buckets))?)?"),
     (r"dimensions", rf"context.*|{_ARMS}|metrics(\[\d+\])?|dimensions.*"),
@@ -208,7 +210,8 @@ def _replace(document: Any, at: str, number: int) -> str:
         case "stopping.expected_samples" if isinstance(holder, dict):
             holder[key] = EXPECTED_SAMPLES
         case "policy.kind":
-            holder |= {"kind": "fixed_split"}
+            trades = document.get("weights") or document.get("constraints")
+            holder |= {"kind": Thompson.kind if trades else FixedSplit.kind}
             for own in OWN:
                 holder.pop(own, None)
         case "context":
@@ -216,9 +219,9 @@ def _replace(document: Any, at: str, number: int) -> str:
         case "context[]" | "context[].kind":
             field = value if generic == "context[]" else dict(holder)
             steps[1][0][steps[1][1]] = {"name": name} | _only(field, "name") | {"kind": "numeric"}
-        case _ if (whole := re.match(r"(audience|layer)\b", generic)) is not None:
-            # Each part is needed, and rules are parts of rules.
-            del document[whole[0]]
+        case _ if (whole := re.match(r"(audience|layer|weights|constraints)\b", generic)) is not None:
+            # Each part is needed, and rules are parts of rules. Another mistake in it may have taken it away.
+            document.pop(whole[0], None)
         case _:
             # The value is left out; an item of a list takes the whole list with it.
             while isinstance(holder, list) and len(steps) > 1:

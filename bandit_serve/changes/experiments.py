@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.mistakes import expected_one_of
@@ -22,7 +22,7 @@ from bandit_serve.changes import layers
 from bandit_serve.changes.changes import Changes, require_etag
 from bandit_serve.changes.experiment_mistakes import ExperimentCheck, every_mistake, with_all
 from bandit_serve.changes.promotion import promote_winner
-from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, LimitReached, NotFound
 from bandit_serve.experiments.checks import (
     require_future,
     require_payloads,
@@ -50,6 +50,7 @@ from bandit_serve.experiments.spec import (
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.events import Change, Changed
+from bandit_serve.log.offset import Offset
 from bandit_serve.log.owner import name_of
 from bandit_serve.registry.registry import SERVABLE, Registry
 from bandit_serve.replication.tail import Tail
@@ -65,13 +66,23 @@ class ExperimentChanges:
     """
 
     def __init__(
-        self, store: Store, replica: Replica, tail: Tail, changes: Changes, models: LoadedModels
+        self,
+        store: Store,
+        replica: Replica,
+        tail: Tail,
+        changes: Changes,
+        models: LoadedModels,
+        *,
+        max_experiments: int | None = None,
     ) -> None:
         self._store = store
         self._replica = replica
         self._tail = tail
         self._changes = changes
         self._models = models
+        self._max_experiments = max_experiments
+        # Of many that come at once, each must count those before it.
+        self._creating = contextlib.nullcontext() if max_experiments is None else asyncio.Lock()
 
     async def known(self, name: str) -> LiveExperiment:
         """Returns the experiment, up to date with its log; raises `NotFound`."""
@@ -79,9 +90,14 @@ class ExperimentChanges:
         return self._replica.experiment(name)
 
     async def create(self, experiment: Experiment, who: str) -> LiveExperiment:
-        """Creates an experiment as a draft."""
-        # Checking many payloads takes long, so it is done in a thread.
+        """Creates an experiment as a draft. Raises `LimitReached` where there are as many as there may be."""
+        async with self._creating:
+            return await self._create(experiment, who)
+
+    async def _create(self, experiment: Experiment, who: str) -> LiveExperiment:
         await self._tail.refresh(experiment.id)
+        self._require_room()
+        # Checking many payloads takes long, so it is done in a thread.
         now_ms = await self._store.time_ms()
         experiment = await asyncio.to_thread(servable, experiment, self._further(now_ms))
         self._changes.require_free(experiment.id)
@@ -97,6 +113,14 @@ class ExperimentChanges:
         await layers.take(self._changes, layers.layer_of(record), owner, record.uid, who)
         async with layers.or_as_before(self._changes, self._replica, owner, record.uid, who):
             return await self._changes.create(Changed(record, Change("create", who)))
+
+    def _require_room(self) -> None:
+        most, n_experiments = self._max_experiments, len(self._replica.registry.experiments)
+        if most is not None and n_experiments >= most:
+            raise LimitReached(
+                f"There are {n_experiments} experiments of {most} that there may be; delete one first.",
+                "experiments",
+            )
 
     def mistakes(self, name: str | None = None) -> Callable[[Any], list[FieldError]]:
         """Returns a function that lists the mistakes of a document. `name`: the id that the document must have."""
@@ -265,10 +289,39 @@ class ExperimentChanges:
         return live
 
     async def change_policy(
-        self, name: str, policy: PolicySpec, who: str, *, if_match: int | None = None
+        self,
+        name: str,
+        policy: PolicySpec,
+        who: str,
+        *,
+        reason: str | None = None,
+        if_match: int | None = None,
     ) -> LiveExperiment:
         """Gives the experiment another policy, which takes over what was learned as far as it can."""
-        # Errors that do not depend on the revision come before the check of the revision.
+        decide = await self._with_policy(name, policy, who, reason)
+        return await self._changes.change_experiment(name, decide, if_match)
+
+    async def shares_with(self, name: str, policy: PolicySpec) -> dict[str, float]:
+        """Shares by arm that another policy would begin with, by what was learned; nothing is changed.
+
+        Raises what `change_policy` would.
+        """
+        decide = await self._with_policy(name, policy, "preview", None)
+        live, now_ms = self._replica.experiment(name), await self._store.time_ms()
+        changed = msgspec.structs.replace(decide(live).record, status="running")
+        event, offset, state = Changed(changed, Change("policy", "preview")), live.offset, live.capture()
+
+        def shares() -> list[float]:
+            copy = LiveExperiment.from_state(offset, state())
+            copy.apply(Offset(max(now_ms, offset.time_ms + 1), 0), event)
+            return [float(share) for share in copy.current_shares(copy.offset.time_ms)]
+
+        return dict(zip(changed.experiment.arm_names, await asyncio.to_thread(shares), strict=True))
+
+    async def _with_policy(
+        self, name: str, policy: PolicySpec, who: str, reason: str | None
+    ) -> Callable[[LiveExperiment], Changed]:
+        """Makes the change to another policy. Errors that do not depend on the revision are raised at once."""
         with of_part("policy"):
             servable(msgspec.structs.replace((await self.known(name)).experiment, policy=policy))
         now_ms = await self._store.time_ms()
@@ -283,9 +336,9 @@ class ExperimentChanges:
             changed = msgspec.structs.replace(
                 record, experiment=experiment, revision=record.revision + 1, updated_ms=now_ms
             )
-            return Changed(changed, Change("policy", who))
+            return Changed(changed, Change("policy", who, reason))
 
-        return await self._changes.change_experiment(name, decide, if_match)
+        return decide
 
     async def add_arm(
         self,
@@ -294,10 +347,16 @@ class ExperimentChanges:
         who: str,
         *,
         ramp: Ramp | None = None,
+        held: float | UnsetType = UNSET,
+        guardrails: Sequence[Metric] = (),
         reason: str | None = None,
         if_match: int | None = None,
     ) -> LiveExperiment:
-        """Adds an arm after the others. Its model is loaded first; with a `ramp` its share rises from now on."""
+        """Adds an arm after the others. Its model is loaded first; with a `ramp` its share rises from now on.
+
+        held: most that its share may be until `hold_arm`. `guardrails` are metrics that are added with it, in the same
+        change.
+        """
         await self.known(name)
         now_ms = await self._store.time_ms()
 
@@ -315,9 +374,12 @@ class ExperimentChanges:
                 from_experiment(experiment)
             require_version(arm, "version", self._replica.registry)
             since_ms = None if record.status == "draft" or ramp is None else now_ms
-            standing = Standing(ramp=ramp, ramp_since_ms=since_ms)
+            standing = Standing(ramp=ramp, ramp_since_ms=since_ms, held=held)
             record = msgspec.structs.replace(record, experiment=experiment)
-            return record.with_standing(len(experiment.arms) - 1, standing)
+            record = record.with_standing(len(experiment.arms) - 1, standing)
+            for guardrail in guardrails:
+                record = _with_metric(record, guardrail, now_ms)
+            return record
 
         added(self._replica.experiment(name).record)
         await self._load(arm)
@@ -333,21 +395,7 @@ class ExperimentChanges:
         now_ms = await self._store.time_ms()
 
         def added(record: Record) -> Record:
-            experiment = record.experiment
-            if record.status == "stopped":
-                raise Conflict(f"The experiment {name!r} is stopped; its metrics are final.")
-            if any(known.name == metric.name for known in experiment.metrics):
-                raise Conflict(f"The experiment {name!r} has a metric {metric.name!r} already.")
-            if len(experiment.metrics) == MAX_METRICS:
-                raise Conflict(
-                    f"The experiment {name!r} has {MAX_METRICS} metrics already, and no room for more."
-                )
-            changed = msgspec.structs.replace(record, experiment=with_metric(experiment, metric))
-            if record.started_ms is None:
-                return changed
-            _require_room_for_metrics(experiment)
-            former = () if record.joined is UNSET else record.joined
-            return msgspec.structs.replace(changed, joined=(*former, Joined(metric.name, now_ms)))
+            return _with_metric(record, metric, now_ms)
 
         added(self._replica.experiment(name).record)
         change = Change("add_metric", who, reason, metric=metric.name)
@@ -383,6 +431,23 @@ class ExperimentChanges:
         return await self._set_arm_status(
             name, arm, "active", Change("resume_arm", who, reason, arm), if_match
         )
+
+    async def hold_arm(
+        self, name: str, arm: str, share: float | UnsetType, who: str, *, reason: str | None = None
+    ) -> LiveExperiment:
+        """Bounds an arm's share until it is held otherwise; UNSET takes the bound away."""
+        _index((await self.known(name)).record, arm)
+        now_ms = await self._store.time_ms()
+
+        def held(record: Record) -> Record:
+            require_changeable(record)
+            k = _index(record, arm)
+            standing = record.standing(k)
+            if standing.status == "removed" or standing.held == share:
+                raise Conflict(f"The arm {arm!r} of {name!r} is removed, or held there already.")
+            return record.with_standing(k, msgspec.structs.replace(standing, held=share))
+
+        return await self._change_record(name, held, Change("hold_arm", who, reason, arm), now_ms, None)
 
     async def _set_arm_status(
         self, name: str, arm: str, to: ArmStatus, change: Change, if_match: int | None
@@ -452,6 +517,24 @@ class ExperimentChanges:
             return Changed(with_status(record, move, to, now_ms, winner), Change(move, who, reason))
 
         return await self._changes.change_experiment(name, decide, if_match)
+
+
+def _with_metric(record: Record, metric: Metric, now_ms: int) -> Record:
+    """Record with one more metric, which joins at `now_ms` where the experiment has started."""
+    experiment = record.experiment
+    name = experiment.id
+    if record.status == "stopped":
+        raise Conflict(f"The experiment {name!r} is stopped; its metrics are final.")
+    if any(known.name == metric.name for known in experiment.metrics):
+        raise Conflict(f"The experiment {name!r} has a metric {metric.name!r} already.")
+    if len(experiment.metrics) == MAX_METRICS:
+        raise Conflict(f"The experiment {name!r} has {MAX_METRICS} metrics already, and no room for more.")
+    changed = msgspec.structs.replace(record, experiment=with_metric(experiment, metric))
+    if record.started_ms is None:
+        return changed
+    _require_room_for_metrics(experiment)
+    former = () if record.joined is UNSET else record.joined
+    return msgspec.structs.replace(changed, joined=(*former, Joined(metric.name, now_ms)))
 
 
 def _require_room_for_metrics(experiment: Experiment) -> None:

@@ -38,18 +38,22 @@ class KeyChanges:
         await self._tail.refresh(COMMON)
         return self._replica.registry.keys
 
-    async def create(self, name: str | None, scope: Scope, life_ms: int | None, who: str) -> NewKey:
-        """Makes a key that is valid for `life_ms`, or until it is revoked.
+    async def create(
+        self, name: str | None, scope: Scope, life_ms: int | None, who: str, tenant: str | None = None
+    ) -> NewKey:
+        """Makes a key that is valid for `life_ms`, or until it is revoked; of a `tenant`, or of the service itself.
 
         Raises `InvalidInput` for a name that is none or a life of no length or more than ten years, and `Conflict`
         where there is no room.
         """
         if name is not None:
             require_name("name", name)
+        if tenant is not None:
+            require_name("tenant", tenant)
         if life_ms is not None and not 0 < life_ms <= MAX_LIFE_MS:
             raise InvalidInput("expires: expected a time above 0 and up to 3660d.")
         now_ms = await self._store.time_ms()
-        made = new_key(name, scope, None if life_ms is None else now_ms + life_ms, who)
+        made = new_key(name, scope, None if life_ms is None else now_ms + life_ms, who, tenant)
 
         def decide(registry: Registry) -> KeyCreated:
             return creation(registry.keys, made.event, now_ms)
@@ -57,10 +61,13 @@ class KeyChanges:
         await self._changes.create_key(decide)
         return made
 
-    async def revoke(self, id: str, who: str) -> bool:
-        """Revokes a key; False if it was revoked already. Raises `NotFound`."""
+    async def revoke(self, id: str, who: str, tenant: str | None = None) -> bool:
+        """Revokes a key; False if it was revoked already.
+
+        Raises `NotFound`, where a `tenant` is named also for a key that is not of that one.
+        """
 
         def decide(registry: Registry) -> KeyRevoked | None:
-            return revocation(registry.keys, id, who)
+            return revocation(registry.keys, id, who, tenant)
 
         return await self._changes.revoke_key(decide) is not None

@@ -7,14 +7,14 @@ import contextlib
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from bandit_serve.base.names import NAME_PATTERN, is_name
 from bandit_serve.changes.changes import Changes
-from bandit_serve.errors import FieldError, InvalidInput, NotFound, StoreUnavailable
+from bandit_serve.errors import Conflict, FieldError, InvalidInput, NotFound, StoreUnavailable
 from bandit_serve.folds.replica import Replica
 from bandit_serve.models.artifact import Received
 from bandit_serve.models.model_file import ModelFile, admit_model_file
@@ -28,6 +28,7 @@ from bandit_serve.registry.registry import (
     Registry,
     Version,
     VersionStatus,
+    require_deployable,
 )
 from bandit_serve.replication.census import living
 from bandit_serve.replication.tail import Tail
@@ -210,6 +211,88 @@ class ModelChanges:
         )
         return self._replica.registry.version(model, version)
 
+    async def deploy(
+        self,
+        model: str,
+        version: str,
+        status: VersionStatus,
+        who: str,
+        *,
+        remote: Upstream,
+        reason: str,
+        because: str,
+    ) -> Version:
+        """Lets a deployment serve a version, once per `because`, and moves it to `status`; a new one is registered.
+
+        Requests go to `remote` where the settings allow that upstream; otherwise the version's file goes on to answer.
+        Raises as `require_deployment`, and as `LoadedModels.load` where the upstream does not serve the version.
+        """
+        registry = await self.known()
+        self.require_deployment(registry, model, version, status, remote)
+        if registry.is_done(because):
+            return registry.version(model, version)
+        now_ms = await self._store.time_ms()
+        allowed = self.routes_to(remote)
+
+        def deployed(registry: Registry) -> Version:
+            record = registry.models.get(model)
+            known = None if record is None else record.versions.get(version)
+            if known is None:
+                known = Version(model, version, "staged", "", 0, REMOTE, created_ms=now_ms, updated_ms=now_ms)
+            return msgspec.structs.replace(known, remote=remote) if allowed else known
+
+        if allowed:
+            candidate = msgspec.structs.replace(deployed(registry), status="staged")
+            await self._models.try_out(candidate)
+        elif status == "production":
+            await self._models.load(deployed(registry))
+        await self._changes.change_models(
+            lambda registry: registry.deploy(
+                deployed(registry), status, now_ms=now_ms, who=who, reason=reason, because=because
+            )
+        )
+        return self._replica.registry.version(model, version)
+
+    def routes_to(self, remote: Upstream) -> bool:
+        """Whether the settings allow this upstream."""
+        return self._upstreams.allow(remote.address)
+
+    def require_deployment(
+        self, registry: Registry, model: str, version: str, status: VersionStatus, remote: Upstream
+    ) -> None:
+        """Raises `Conflict` where a deployment can not serve the version, `InvalidInput` for a wrong name.
+
+        A version that is not registered, or that an upstream answers for, needs an upstream that is allowed.
+        """
+        require_name("model", model)
+        require_name("version", version)
+        record = registry.models.get(model)
+        known = None if record is None else record.versions.get(version)
+        require_deployable(known, status)
+        if (known is None or not known.sha256) and not self.routes_to(remote):
+            raise Conflict(
+                f"The version {version!r} of {model!r} has no file here, and the setting upstreams does not allow "
+                f"{remote.url}, where it would be asked."
+            )
+
+    async def undeploy(
+        self,
+        model: str,
+        version: str,
+        status: Literal["retired", "failed"],
+        who: str,
+        *,
+        reason: str,
+        because: str,
+    ) -> None:
+        """Ends a version's deployment, once per `because`; see `Registry.undeploy`."""
+        now_ms = await self._store.time_ms()
+        await self._changes.change_models(
+            lambda registry: registry.undeploy(
+                model, version, status, now_ms=now_ms, who=who, reason=reason, because=because
+            )
+        )
+
     async def rollback(self, model: str, who: str, *, reason: str | None = None) -> RegisteredModel:
         """Puts the version that was in production before into production again."""
         now_ms = await self._store.time_ms()
@@ -255,13 +338,17 @@ class ModelChanges:
 
     async def loaded_by(self, model: str, version: str) -> list[str]:
         """Incarnations of the live workers that have a version in memory, in hexadecimal."""
+        return (await self.loaded()).get((model, version), [])
+
+    async def loaded(self) -> dict[tuple[str, str], list[str]]:
+        """The same of all versions that any worker has in memory, by model and version."""
         living_ones = {worker.incarnation for worker in await living(self._store)}
-        holders = []
-        for incarnation, state in (await self._store.loaded()).items():
-            contents = msgspec.msgpack.decode(state, type=list[tuple[str, str, int]])
-            if incarnation in living_ones and (model, version) in {each[:2] for each in contents}:
-                holders.append(f"{incarnation:016x}")
-        return sorted(holders)
+        holders: dict[tuple[str, str], list[str]] = {}
+        for incarnation, state in sorted((await self._store.loaded()).items()):
+            if incarnation in living_ones:
+                for model, version, _ in msgspec.msgpack.decode(state, type=list[tuple[str, str, int]]):
+                    holders.setdefault((model, version), []).append(f"{incarnation:016x}")
+        return holders
 
     async def patch(
         self, model: str, version: str, who: str, *, metrics: Mapping[str, float], metadata: Mapping[str, Any]

@@ -8,7 +8,10 @@ import getpass
 import socket
 from collections.abc import AsyncIterator, Iterator
 
+from bandit_serve.changes.models import require_name
+from bandit_serve.errors import NotFound
 from bandit_serve.node import Node
+from bandit_serve.registry.tenants import settings_of
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer, parse_store_url
 
@@ -31,9 +34,12 @@ def store_url(settings: Settings) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, url: str) -> AsyncIterator[Node]:
-    """Yields a node with a usable store and nothing read. Raises `StoreUnavailable` or `StoreRefused`."""
-    node = Node(settings, url)
+async def connected(settings: Settings, url: str, tenant: str | None = None) -> AsyncIterator[Node]:
+    """Yields a node, of a tenant or of the service itself, with a usable store and nothing read.
+
+    Raises `StoreUnavailable`, `StoreRefused`, and `NotFound` for a tenant that there is not.
+    """
+    node = await node_of(settings, url, tenant)
     try:
         await node.store.check()
         yield node
@@ -43,9 +49,9 @@ async def connected(settings: Settings, url: str) -> AsyncIterator[Node]:
 
 
 @contextlib.asynccontextmanager
-async def following(settings: Settings, url: str) -> AsyncIterator[Node]:
+async def following(settings: Settings, url: str, tenant: str | None = None) -> AsyncIterator[Node]:
     """Yields a node that has loaded the state, and that follows the logs until the block ends."""
-    async with connected(settings, url) as node:
+    async with connected(settings, url, tenant) as node:
         await node.tail.load()
         running = asyncio.create_task(node.tail.run())
         try:
@@ -53,6 +59,36 @@ async def following(settings: Settings, url: str) -> AsyncIterator[Node]:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+async def node_of(settings: Settings, url: str, tenant: str | None) -> Node:
+    """Makes the node of a tenant, or of the service itself. Raises `NotFound` for a tenant that there is not."""
+    node = Node(settings, url)
+    if tenant is None:
+        return node
+    try:
+        await _require_tenant(node, tenant)
+    finally:
+        await node.store.close()
+    return Node(settings_of(settings, tenant), url, settings.limits_of(tenant))
+
+
+async def _require_tenant(node: Node, tenant: str) -> None:
+    """Raises `NotFound` for a tenant that has no key, no limits and no data."""
+    require_name("tenant", tenant)
+    await node.store.check()
+    keys = (await node.read_registry()).keys
+    if tenant in node.settings.tenant_limits or any(key.tenant == tenant for key in keys.values()):
+        return
+    own = node.of_tenant(tenant)
+    try:
+        if await own.store.has_data():
+            return
+    finally:
+        await own.store.close()
+    raise NotFound(
+        f"There is no tenant {tenant!r}; a tenant begins with its first key (keys create --tenant)."
+    )
 
 
 def actor() -> str:

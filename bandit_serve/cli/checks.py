@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import importlib
 import platform
-import re
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
 import bandit_serve
+from bandit_serve.base.requirements import Requirement, installed, requirements
 from bandit_serve.errors import UsageError
+from bandit_serve.server.libraries import EXTRA
 from bandit_serve.server.listening import is_reachable_by_others
 from bandit_serve.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
-_requirement = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?(?:>=(?P<least>[0-9.]+))?")
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -36,6 +35,7 @@ class Check(Struct, frozen=True):
 def check_installation() -> Iterator[Check]:
     yield _python()
     yield _packages()
+    yield _server()
     yield _kernels()
 
 
@@ -70,40 +70,33 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    wrong, installed = [], []
-    for requirement in metadata.requires("bandit-serve") or ():
-        needed = _requirement.match(requirement)
-        if needed is None or "extra ==" in requirement:
-            continue
-        name, least = needed["name"], needed["least"]
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            if not _for_another_system(requirement):
-                wrong.append(f"{name} is missing")
-            continue
-        installed.append(f"{name} {version}")
-        if least is not None and _numbers(version) < _numbers(least):
-            wrong.append(f"{name} is {version}, and {least} or later is needed")
+    needed = list(requirements())
+    wrong = [fault for each in needed if (fault := each.fault) is not None]
     if wrong:
         return Check("packages", "problem", "; ".join(wrong), "run pip install --upgrade bandit-serve")
-    return Check("packages", "ok", f"bandit-serve {bandit_serve.__version__} with {', '.join(installed)}")
+    return Check("packages", "ok", f"bandit-serve {bandit_serve.__version__} with {_versions(needed)}")
 
 
-def _for_another_system(requirement: str) -> bool:
-    return "sys_platform" in requirement and sys.platform == "win32"
+def _server() -> Check:
+    needed = list(requirements(EXTRA))
+    wrong = [fault for each in needed if (fault := each.fault) is not None]
+    if wrong:
+        return Check("server", "warning", "; ".join(wrong), f"to serve: pip install 'bandit-serve[{EXTRA}]'")
+    return Check("server", "ok", _versions(needed))
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+def _versions(needed: list[Requirement]) -> str:
+    return ", ".join(f"{each.name} {installed(each.name)}" for each in needed)
 
 
 def _kernels() -> Check:
     advice = "install bandit-serve anew: pip install --force-reinstall --no-deps bandit-serve"
-    names = sorted(path.stem for path in Path(bandit_serve.__path__[0]).glob("_*.pyi"))
+    root = Path(bandit_serve.__path__[0]).parent
+    stubs = sorted(path.relative_to(root).with_suffix("") for path in root.glob("bandit_serve/**/_*.pyi"))
+    names = [".".join(stub.parts) for stub in stubs if not stub.name.startswith("__")]
     try:
         for name in names:
-            importlib.import_module(f"bandit_serve.{name}")
+            importlib.import_module(name)
         from bandit_serve.policies import Thompson
 
         policy = Thompson(n_arms=2, seed=0)

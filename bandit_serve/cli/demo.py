@@ -21,6 +21,7 @@ from bandit_serve.demo.ratings import RatingsSource, find_ratings
 from bandit_serve.demo.recommender import Recommender, train_all
 from bandit_serve.demo.screen import Screen, print_closing
 from bandit_serve.demo.service import DemoService, Interrupted, Interruptible
+from bandit_serve.server.libraries import require_libraries
 from bandit_serve.settings import load_settings
 from bandit_serve.store.binary import find_server
 from bandit_serve.training.ratings import Ratings
@@ -61,6 +62,7 @@ def demo(
     # It takes asyncio and the client, for which `bandit-serve --help` does not wait.
     from bandit_serve.demo.play import play
 
+    require_libraries()
     started_s = time.monotonic()
 
     def enough(sent: int) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import yaml
 
 from bandit_serve.base.nesting import TOO_DEEP, nesting_error, nesting_error_of_json
 from bandit_serve.errors import FieldError, InvalidInput, UsageError
@@ -20,34 +19,26 @@ STDIN = Path("-")
 
 
 class Language(NamedTuple):
-    """Language of files. `read` parses all documents of a text; raises ValueError, RecursionError or YAMLError."""
+    """Language of files. `read` parses all documents of a text; raises ValueError or RecursionError."""
 
     name: str
     read: Callable[[str], list[Any]]
 
 
-class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML loader that refuses a key given twice in a mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        _once((key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)), node)
-        return super().construct_mapping(node, deep)
-
-
-def _once(keys: Iterable[str], node: yaml.Node | None = None) -> None:
+def once(keys: Iterable[str], where: str = "") -> None:
     """Raises ValueError where a key is given twice, as one of its values would be lost."""
     met: set[str] = set()
     for key in keys:
         if key in met:
-            where = "" if node is None else f", in what begins in line {node.start_mark.line + 1}"
             raise ValueError(f"it gives the key {key!r} twice{where}")
         met.add(key)
 
 
 def _read_yaml(text: str) -> list[Any]:
-    # Between two `---` there may be nothing.
-    documents = [document for document in yaml.load_all(text, _Yaml) if document is not None]
-    return documents or [None]
+    # Imported here: most commands read none.
+    from bandit_serve.cli.yaml_documents import read_yaml
+
+    return read_yaml(text)
 
 
 def _read_json(text: str) -> list[Any]:
@@ -64,7 +55,7 @@ def _read_json(text: str) -> list[Any]:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    _once(key for key, _ in pairs)
+    once(key for key, _ in pairs)
     return dict(pairs)
 
 
@@ -99,7 +90,7 @@ def read_documents(path: Path) -> list[Any]:
         raise UsageError(f"The file {path} can not be read: {error.strerror}.") from None
     try:
         return _read(language, _text(path, content), f"The file {path}")
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise InvalidInput(f"The file {path} is not {language.name}: {_one_line(error)}.") from None
 
 
@@ -171,7 +162,7 @@ def _read_any(text: str) -> list[Any]:
     for language in (JSON, TOML, YAML):
         try:
             return _read(language, text, "The standard input")
-        except (ValueError, yaml.YAMLError) as error:
+        except ValueError as error:
             refusals.append(f"not {language.name} ({_one_line(error)})")
     raise InvalidInput(f"The standard input is {', '.join(refusals)}.")
 

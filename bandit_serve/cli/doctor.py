@@ -9,9 +9,9 @@ from msgspec import Struct
 from rich.text import Text
 
 from bandit_serve.base.secrets import concealed
-from bandit_serve.cli.access import store_name, store_url
+from bandit_serve.cli.access import node_of, store_name, store_url
 from bandit_serve.cli.checks import Check, Verdict, check_installation, check_settings
-from bandit_serve.cli.command import AsJson
+from bandit_serve.cli.command import AsJson, Tenant
 from bandit_serve.cli.data_checks import (
     check_artifacts,
     check_data_directory,
@@ -23,7 +23,6 @@ from bandit_serve.cli.output import print_json, print_table, say
 from bandit_serve.cli.setting_options import takes_settings
 from bandit_serve.cli.store_checks import check_snapshots, check_store, check_workers
 from bandit_serve.errors import BanditServeError, in_full
-from bandit_serve.node import Node
 from bandit_serve.settings import Settings
 
 COLOURS: dict[Verdict, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -44,15 +43,16 @@ class Examination(Struct, frozen=True):
     "data",
     "namespace",
     "store_timeout",
+    "store_replicas",
     "max_artifact",
     "artifacts",
 )
-def doctor(settings: Settings, as_json: AsJson = False) -> None:
+def doctor(settings: Settings, tenant: Tenant = None, as_json: AsJson = False) -> None:
     """Checks the set-up (store, durability, extension, settings) and says what is wrong and what to do."""
     checks = [*check_installation(), check_data_directory(settings)]
     try:
         with store_url(settings) as url:
-            asyncio.run(_look_into(settings, url, checks))
+            asyncio.run(_look_into(settings, url, tenant, checks))
     except BanditServeError as error:
         checks.append(check_settings(settings, None))
         checks.append(Check("store", "problem", concealed(in_full(error)), UNREACHABLE))
@@ -65,9 +65,9 @@ def doctor(settings: Settings, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
+async def _look_into(settings: Settings, url: str, tenant: str | None, checks: list[Check]) -> None:
     """Runs the checks and adds their outcomes to `checks`, which keeps them when the store goes away meanwhile."""
-    node = Node(settings, url)
+    node = await node_of(settings, url, tenant)
     store, replica = node.store, node.replica
     try:
         checks += await check_store(store, store_name(settings))
@@ -81,8 +81,9 @@ async def _look_into(settings: Settings, url: str, checks: list[Check]) -> None:
             checks.append(Check("state", "problem", detail, "restore the store from a backup"))
             return
         now_ms = await store.time_ms()
-        keys = sum(key.is_valid(now_ms) for key in replica.registry.keys.values())
-        checks.append(check_settings(settings, keys))
+        if tenant is None:
+            keys = sum(key.is_valid(now_ms) for key in replica.registry.keys.values())
+            checks.append(check_settings(settings, keys))
         checks += check_state(replica)
         checks += await check_snapshots(store, replica)
         wrong = await asyncio.to_thread(unusable_versions, node)

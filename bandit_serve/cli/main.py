@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -15,11 +17,12 @@ from rich.text import Text
 from bandit_serve import __version__
 from bandit_serve.base.printable_text import printable
 from bandit_serve.base.private_files import disk_full
-from bandit_serve.base.process_log import plain_last_resort
+from bandit_serve.base.process_log import logs_json, plain_last_resort
 from bandit_serve.base.secrets import concealed
 from bandit_serve.base.terminal import Terminal, print_line
-from bandit_serve.cli import not_built
-from bandit_serve.errors import BanditServeError, InvalidInput, NotBuilt, UsageError, in_full
+from bandit_serve.errors import BanditServeError, InvalidInput, UsageError, in_full
+
+log = logging.getLogger(__name__)
 
 # Where each is, under `bandit_serve.cli`.
 COMMANDS = {
@@ -31,15 +34,25 @@ COMMANDS = {
     "rewards": "rewards.app",
     "keys": "keys.app",
     "replay": "replay.replay_all",
+    "webhooks": "webhooks.app",
+    "backup": "backup.backup",
+    "restore": "backup.restore",
     "config": "config.app",
     "deploy": "deploy.app",
     "doctor": "doctor.doctor",
     "repair": "repair.repair",
+    "export": "export.export",
+    "evaluate": "evaluate.evaluate_policies",
+    "score": "score.score",
     "plan": "plan.plan",
     "simulate": "simulate.simulate",
     "train": "train.train_models",
+    "retrain": "retrain.retrain",
     "learn": "learn.learn",
 }
+
+TELEMETRY = "opentelemetry"
+"""What redis-py imports where it is installed, for metrics of its own that nobody reads: a sixth of all imports."""
 
 app = typer.Typer(
     name="bandit-serve",
@@ -57,12 +70,25 @@ def _add_commands(named: str | None) -> None:
     """
     for name in (named,) if named in COMMANDS else () if named == "--version" else COMMANDS:
         module, _, attribute = COMMANDS[name].partition(".")
-        command = getattr(import_module(f"bandit_serve.cli.{module}"), attribute)
+        with _without(TELEMETRY):
+            command = getattr(import_module(f"bandit_serve.cli.{module}"), attribute)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
-    not_built.add_to(app)
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Context of imports that do not find a module, unless it was imported before."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def _version(wanted: bool) -> None:
@@ -89,7 +115,7 @@ def run() -> None:
         status = app(prog_name="bandit-serve", standalone_mode=False)
     except BanditServeError as error:
         _print_error(error)
-        status = 2 if isinstance(error, UsageError | NotBuilt) else 1
+        status = 2 if isinstance(error, UsageError) else 1
     except typer.Abort:
         status = 1
     except OSError as error:
@@ -123,6 +149,9 @@ def _of_file(error: OSError) -> BanditServeError | None:
 
 
 def _print_traceback() -> None:
+    if logs_json():
+        log.critical("ended by an unexpected error", exc_info=True)
+        return
     print_line(concealed(traceback.format_exc().rstrip()), to=sys.stderr)
 
 
@@ -136,6 +165,9 @@ def _print_wrong_usage(error: Any) -> None:
 
 
 def _print_error(error: BanditServeError) -> None:
+    if logs_json():
+        log.critical("%s", in_full(error))
+        return
     console = Terminal(stderr=True, soft_wrap=True)
     console.print(Text("error:", "red"), concealed(in_full(error)))
     fields = error.errors if isinstance(error, InvalidInput) else ()

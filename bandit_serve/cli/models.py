@@ -13,6 +13,7 @@ import msgspec
 import typer
 from msgspec import UNSET, UnsetType
 
+from bandit_serve.api.promotions import PromotionList, promotion_view
 from bandit_serve.api.views import (
     ModelList,
     VersionPage,
@@ -27,10 +28,12 @@ from bandit_serve.base.validation import invalid
 from bandit_serve.cli.access import actor, store_name
 from bandit_serve.cli.command import AsJson, Reason, of_existing_store, with_state
 from bandit_serve.cli.output import print_facts, print_json, print_table, say, short_time
-from bandit_serve.errors import InvalidArtifact
+from bandit_serve.cli.promotion_table import plan_in, print_promotion
+from bandit_serve.errors import InvalidArtifact, UsageError
 from bandit_serve.models.foreign_files import foreign_folder_sentence
 from bandit_serve.models.onnx.signature import Signature
 from bandit_serve.node import Node
+from bandit_serve.promotions.promoting import Promoting
 from bandit_serve.registry.catalogue import find_versions
 from bandit_serve.registry.registry import VersionStatus
 from bandit_serve.training.mlflow_mirror import MlflowMirror
@@ -202,11 +205,51 @@ async def set_status(
 @with_state
 @of_existing_store
 async def promote(
-    node: Node, model: Model, version: Version, reason: Reason = None, as_json: AsJson = False
+    node: Node,
+    model: Model,
+    version: Version,
+    reason: Reason = None,
+    gated: Annotated[
+        Path | None,
+        typer.Option(
+            help="A plan (TOML, JSON, YAML) of the steps before: offline, shadow, ramp.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Puts a version into production and retires the one that was there."""
+    """Puts a version into production and retires the one that was there: at once, or by the steps of a plan.
+
+    With --gated the service that runs goes through the steps; `models promotions` shows how far it is.
+    """
+    if gated is not None:
+        if reason is not None:
+            raise UsageError(
+                "--reason: expected --gated without it; the evidence of the steps is the reason."
+            )
+        begun = promotion_view(await Promoting(node).begin(model, version, plan_in(gated), actor()))
+        if as_json:
+            print_json(begun)
+        else:
+            print_promotion(begun)
+        return
     promoted = await node.model_changes.set_status(model, version, "production", actor(), reason=reason)
     _print_version(version_view(promoted), as_json)
+
+
+@app.command()
+@with_state
+@of_existing_store
+async def promotions(node: Node, model: Model, as_json: AsJson = False) -> None:
+    """Shows the promotions of a model's versions with their steps, the newest first."""
+    registry = await node.model_changes.known()
+    registry.model(model)
+    views = [promotion_view(each) for each in reversed(registry.promotions.get(model, ()))]
+    if as_json:
+        print_json(PromotionList(views))
+    elif not views:
+        say(f"No version of {model} was promoted by steps.")
+    for view in [] if as_json else views:
+        print_promotion(view)
 
 
 @app.command()
@@ -447,9 +490,14 @@ async def import_version(
         str | None, typer.Option("--as", help="The model's name here (default: its name there).")
     ] = None,
     version: NewVersion = None,
+    gated: Annotated[
+        Path | None,
+        typer.Option(help="A plan by whose steps it goes into production.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Registers a version that is in MLflow, a safetensors file of ours or an ONNX graph, as staged."""
+    plan = None if gated is None else plan_in(gated)
     with TemporaryDirectory() as folder:
         file, about = await asyncio.to_thread(MlflowMirror(tracking).fetch, reference, Path(folder))
         metrics = about.pop("metrics")
@@ -459,6 +507,10 @@ async def import_version(
             name, file, actor(), version=version, status="staged", metrics=metrics, metadata=about
         )
     _print_version(version_view(registered), as_json)
+    if plan is not None:
+        begun = await Promoting(node).begin(registered.model, registered.version, plan, actor())
+        if not as_json:
+            print_promotion(promotion_view(begun))
 
 
 def _few(metrics: Mapping[str, float]) -> str:

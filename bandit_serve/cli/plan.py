@@ -12,7 +12,7 @@ import typer
 
 from bandit_serve.base.validation import field_error
 from bandit_serve.cli.access import following, store_url
-from bandit_serve.cli.command import WHERE, AsJson
+from bandit_serve.cli.command import WHERE, AsJson, Tenant
 from bandit_serve.cli.data_directory import require_data_directory
 from bandit_serve.cli.number_options import number_option
 from bandit_serve.cli.output import print_json
@@ -95,6 +95,7 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option(help="Write the chances over time as an SVG file.", rich_help_panel=HOW)
     ] = None,
+    tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
     """Says how many observations and days an experiment takes, before it starts or while it runs.
@@ -105,6 +106,8 @@ def plan(
     """
     if plot is not None and plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot writes an SVG file, not {plot}.")
+    if tenant is not None and experiment is None:
+        raise UsageError("--tenant is whose experiment it is: name one.")
     document = {
         "baseline": _given(rate=rate, mean=mean, sd=sd) or None,
         "experiment": experiment,
@@ -123,7 +126,7 @@ def plan(
         try:
             request = _request(document)
             require_complete(request)
-            design = design_of(request) if experiment is None else _design_from(settings, request)
+            design = design_of(request) if experiment is None else _design_from(settings, tenant, request)
             found = planned(request, design)
         except InvalidInput as error:
             raise UsageError(str(error), error.errors) from None
@@ -160,11 +163,11 @@ def _request(document: dict[str, Any]) -> PlanRequest:
         raise InvalidInput(f"{at.at}: {at.detail}.", [at]) from None
 
 
-def _design_from(settings: Settings, request: PlanRequest) -> Design:
+def _design_from(settings: Settings, tenant: str | None, request: PlanRequest) -> Design:
     require_data_directory(settings)
 
     async def read(url: str) -> Design:
-        async with following(settings, url) as node:
+        async with following(settings, url, tenant) as node:
             live = await node.experiment_changes.known(request.experiment or "")
             index = metric_of(request, live.record)
             seen = await node.results.up_to_now(live, lambda fold: Seen.of(fold, index))

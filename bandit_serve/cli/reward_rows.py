@@ -17,14 +17,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import msgspec
 
 from bandit_serve.base.extras import require
-from bandit_serve.base.nesting import TOO_DEEP, nesting_error_of_json
 from bandit_serve.errors import InvalidInput
+from bandit_serve.training.json_lines import JSON_ENDINGS, json_rows
 from bandit_serve.training.tables import GZIP, PARQUET, PARQUET_ENDINGS, TextTable, tables
 
 WHOSE = "unit", "decision_id"
 FIELDS = (*WHOSE, "value", "metric", "event_id", "at")
-JSON_ENDINGS = frozenset({".jsonl", ".ndjson", ".jsonlines"})
-MAX_LINE_BYTES = 2**20
 TICKS_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 RETRACTED = "null"
 """Value that takes an event back, in a text."""
@@ -183,31 +181,7 @@ class _JsonLines:
 
     def rows(self) -> Iterator[Cells]:
         with cast(BinaryIO, gzip.open(self._path)) if self._zipped else self._path.open("rb") as file:
-            number = 0
-            while line := self._line(file):
-                number += 1
-                if line.isspace():
-                    continue
-                if len(line) > MAX_LINE_BYTES:
-                    while line and not line.endswith(b"\n"):
-                        line = self._line(file)
-                    yield number, f"expected a line of at most {MAX_LINE_BYTES} bytes"
-                    continue
-                if nesting_error_of_json(line) is not None:
-                    yield number, TOO_DEEP
-                    continue
-                try:
-                    content = msgspec.json.decode(line)
-                except (msgspec.DecodeError, ValueError) as error:
-                    yield number, f"expected a JSON object: {error}"
-                    continue
-                yield number, content if isinstance(content, dict) else "expected a JSON object"
-
-    def _line(self, file: BinaryIO) -> bytes:
-        try:
-            return file.readline(MAX_LINE_BYTES + 1)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise InvalidInput(f"{self._path.name} is not a whole gzip file.") from None
+            yield from json_rows(file, self._path.name)
 
 
 class _ParquetRows:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +15,24 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
+from bandit_serve.api.promotions import PromotionView, promotion_view
 from bandit_serve.base.private_files import own_folder
 from bandit_serve.base.terminal import print_line
 from bandit_serve.cli.access import actor, following, store_url
-from bandit_serve.cli.command import AsJson
+from bandit_serve.cli.command import AsJson, Tenant
 from bandit_serve.cli.described import read_described
 from bandit_serve.cli.output import print_json, print_table, say
+from bandit_serve.cli.promotion_table import plan_in, print_promotion
 from bandit_serve.cli.setting_options import setting_option
 from bandit_serve.cli.train_progress import TrainProgress
 from bandit_serve.cli.train_table import print_result
 from bandit_serve.errors import BanditServeError, UsageError
 from bandit_serve.models.family import FAMILIES
 from bandit_serve.node import Node
+from bandit_serve.promotions.promoting import Promoting
+from bandit_serve.registry.promotions import PromotionPlan
 from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.training.dataset import DataSet, read_dataset
@@ -66,6 +71,7 @@ class TrainingReport(Struct, frozen=True):
     popular: dict[str, float]
     seconds: float
     versions: list[Registered]
+    promotion: PromotionView | UnsetType = UNSET
 
 
 def train_models(
@@ -111,12 +117,16 @@ def train_models(
     seed: Annotated[int | None, typer.Option(help="Makes the run repeatable (default: 0).")] = None,
     out: Annotated[Text, typer.Option(help="Directory to leave the model files in.")] = None,
     register: Annotated[bool, typer.Option(help="Register what was trained as versions.")] = True,
+    gated: Annotated[
+        Text, typer.Option(help="A plan by whose steps the best staged version goes into production.")
+    ] = None,
     tracking: Annotated[
         Text, typer.Option(help="MLflow's tracking server or store, to mirror versions to.")
     ] = None,
     store: Annotated[Text, setting_option("store")] = None,
     data_dir: Annotated[Text, setting_option("data")] = None,
     namespace: Annotated[Text, setting_option("namespace")] = None,
+    tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
     """Searches, trains, measures, gates and registers models of ratings: of a file, or of an experiment's rewards."""
@@ -140,23 +150,40 @@ def train_models(
             "tracking": tracking,
         },
     )
+    promotion_plan = None if gated is None else plan_in(Path(gated))
+    if gated is not None and not register:
+        raise UsageError("--gated is the way of a version that is registered: this run registers none.")
+    if gated is not None and "production" in plan.gates:
+        raise UsageError("--gated: expected either this or a gate of production, which is a way of its own.")
     settings = load_settings({"store": store, "data": data_dir, "namespace": namespace})
+    if tenant is not None and not register and plan.data.log is None:
+        raise UsageError(
+            "--tenant is whose log is read and whose versions are registered: this run does neither."
+        )
     place = None if out is None else _made(Path(out))
-    ratings = _read(plan, settings)
+    began_s = time.monotonic()
+    ratings = _read(plan, settings, tenant)
     if not as_json:
         _say_what_was_read(ratings)
         if not register and out is None:
             say("Models are measured and not kept: --out names a directory for them.")
-    if register:
-        _look_for_store(settings, plan)
+    now_ms = _look_for_store(settings, plan, tenant) if register else None
+    began_ms = None if now_ms is None else now_ms - round(1_000 * (time.monotonic() - began_s))
     with TrainProgress(plan, quiet=as_json) as progress:
         result = train(ratings, plan, on_progress=progress.on_progress)
     if not as_json:
         print_result(result, plan)
     trouble: BanditServeError | None = None
+    promotion: PromotionView | UnsetType = UNSET
     if register:
-        with _kept(result, place, settings, plan) as files, store_url(settings) as url:
-            versions, trouble = asyncio.run(_register(settings, url, plan, result, files))
+        with _kept(result, place, settings, plan, tenant) as files, store_url(settings) as url:
+            versions, trouble = asyncio.run(_register(settings, url, tenant, plan, result, files, began_ms))
+            staged = [each for each in versions if each.status == "staged"]
+            if promotion_plan is not None and (best := plan.best(staged)) is not None:
+                try:
+                    promotion = asyncio.run(_begin(settings, url, tenant, best, promotion_plan))
+                except BanditServeError as error:
+                    trouble = trouble or error
     else:
         files = {} if place is None else _save(result, place)
         versions = [_registered(each, each.status, each.record.reason) for each in result.trained]
@@ -165,7 +192,12 @@ def train_models(
     versions += [Registered(family, "failed", reason, {}, {}) for family, reason in result.dropped.items()]
     _print(
         TrainingReport(
-            result.trained[0].record.data, result.baseline, result.popular, result.seconds, versions
+            result.trained[0].record.data,
+            result.baseline,
+            result.popular,
+            result.seconds,
+            versions,
+            promotion,
         ),
         plan,
         as_json,
@@ -209,7 +241,7 @@ def _gate(text: str) -> tuple[str, str]:
     return status.strip(), condition.strip()
 
 
-def _read(plan: Plan, settings: Settings) -> DataSet:
+def _read(plan: Plan, settings: Settings, tenant: str | None) -> DataSet:
     about = plan.data
     if (about.path is None) == (about.log is None):
         raise UsageError(
@@ -219,7 +251,7 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
         return read_dataset(about.path, columns=about.columns, items=about.items, users=about.users)
     assert about.log is not None
     with store_url(settings) as url:
-        logged = asyncio.run(_read_logged(settings, url, about.log))
+        logged = asyncio.run(_read_logged(settings, url, tenant, about.log))
     return replace(
         logged,
         item_features={} if about.items is None else read_features(about.items),
@@ -227,8 +259,8 @@ def _read(plan: Plan, settings: Settings) -> DataSet:
     )
 
 
-async def _read_logged(settings: Settings, url: str, experiment: str) -> DataSet:
-    async with following(settings, url) as node:
+async def _read_logged(settings: Settings, url: str, tenant: str | None, experiment: str) -> DataSet:
+    async with following(settings, url, tenant) as node:
         await node.tail.refresh_all()
         live = node.replica.experiment(experiment)
         repairs = node.replica.registry.repairs
@@ -242,17 +274,19 @@ def _say_what_was_read(data: DataSet) -> None:
         say(f"They are of {n_pairs:,} pairs of a user and an item; those of one pair stay in one fold.")
 
 
-def _look_for_store(settings: Settings, plan: Plan) -> None:
-    """Raises before the training if versions could not be registered after it."""
+def _look_for_store(settings: Settings, plan: Plan, tenant: str | None) -> int:
+    """Log time, by a store where versions can be registered after the training; raises if there is none."""
 
-    async def look(url: str) -> None:
-        async with following(settings, url) as node:
+    async def look(url: str) -> int:
+        async with following(settings, url, tenant) as node:
             await node.model_changes.known()
+            return await node.store.time_ms()
 
     with store_url(settings) as url:
-        asyncio.run(look(url))
+        now_ms = asyncio.run(look(url))
     if plan.tracking is not None:
         MlflowMirror(plan.tracking)
+    return now_ms
 
 
 def _made(folder: Path) -> Path:
@@ -267,7 +301,7 @@ def _made(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _kept(
-    result: TrainingResult, out: Path | None, settings: Settings, plan: Plan
+    result: TrainingResult, out: Path | None, settings: Settings, plan: Plan, tenant: str | None
 ) -> Iterator[dict[str, Path]]:
     """Saves the models in `out`, or in a temporary directory, and yields the paths by family.
 
@@ -287,8 +321,8 @@ def _kept(
         yield files
     except BaseException:
         print_line(
-            f"The models are kept: bandit-serve models register {plan.model} {folder.absolute()}/FAMILY.safetensors "
-            f"registers one ({', '.join(files)}).",
+            f"The models are kept: bandit-serve models register {plan.model} {folder.absolute()}/FAMILY.safetensors"
+            f"{'' if tenant is None else f' --tenant {tenant}'} registers one ({', '.join(files)}).",
             to=sys.stderr,
         )
         raise
@@ -305,11 +339,17 @@ def _save(result: TrainingResult, place: Path) -> dict[str, Path]:
 
 
 async def _register(
-    settings: Settings, url: str, plan: Plan, result: TrainingResult, files: dict[str, Path]
+    settings: Settings,
+    url: str,
+    tenant: str | None,
+    plan: Plan,
+    result: TrainingResult,
+    files: dict[str, Path],
+    began_ms: int | None,
 ) -> tuple[list[Registered], BanditServeError | None]:
     """Registers a version for each family, with the status of its gates; returns also what kept MLflow from it."""
-    async with following(settings, url) as node:
-        versions = [await _register_one(node, plan, result, each, files) for each in result.trained]
+    async with following(settings, url, tenant) as node:
+        versions = [await _register_one(node, plan, result, each, files, began_ms) for each in result.trained]
         try:
             if plan.tracking is not None:
                 model = (await node.model_changes.known()).model(plan.model)
@@ -320,7 +360,12 @@ async def _register(
 
 
 async def _register_one(
-    node: Node, plan: Plan, result: TrainingResult, trained: Trained, files: dict[str, Path]
+    node: Node,
+    plan: Plan,
+    result: TrainingResult,
+    trained: Trained,
+    files: dict[str, Path],
+    began_ms: int | None,
 ) -> Registered:
     registry = await node.model_changes.known()
     known = registry.models.get(plan.model)
@@ -329,7 +374,7 @@ async def _register_one(
         current = known.versions[known.production].metrics
     baselines = {"baseline": result.baseline, "popular": result.popular}
     status, reason = judge(plan, trained.record.family, trained.record.metrics, baselines, current)
-    record = msgspec.structs.replace(trained.record, status=status, reason=reason)
+    record = msgspec.structs.replace(trained.record, status=status, reason=reason, began_ms=began_ms)
     version = await node.model_changes.register(
         plan.model,
         files[record.family],
@@ -341,6 +386,16 @@ async def _register_one(
     for step in STEPS[status]:
         await node.model_changes.set_status(plan.model, version.version, step, actor(), reason=reason)
     return _registered(trained, status, reason, version)
+
+
+async def _begin(
+    settings: Settings, url: str, tenant: str | None, best: Registered, plan: PromotionPlan
+) -> PromotionView:
+    assert best.model is not None
+    assert best.version is not None
+    async with following(settings, url, tenant) as node:
+        begun = await Promoting(node).begin(best.model, best.version, plan, actor())
+    return promotion_view(begun)
 
 
 def _registered(trained: Trained, status: str, reason: str, version: Version | None = None) -> Registered:
@@ -368,6 +423,9 @@ def _print(report: TrainingReport, plan: Plan, as_json: bool) -> None:
         rows = [[*row, each.file or "–"] for row, each in zip(rows, report.versions, strict=True)]
     print_table(columns, rows, whole=("Version", "Family", "Status"))
     say(f"{report.seconds:.1f} s in all.")
+    if isinstance(report.promotion, PromotionView):
+        print_promotion(report.promotion)
+        return
     staged = [each for each in report.versions if each.status == "staged" and registered]
     if staged:
         say(f"Next: bandit-serve models promote {plan.model} {staged[-1].version}")

@@ -77,7 +77,13 @@ class ControlDecider:
         return False
 
     def record(
-        self, choice: Choice, keyring: Keyring, time_ms: int, pair: Any = None, outcome: Any = None
+        self,
+        choice: Choice,
+        keyring: Keyring,
+        time_ms: int,
+        pair: Any = None,
+        outcome: Any = None,
+        name: str | None = None,
     ) -> None:
         """Returns None for the token: the decision is not logged, and takes no reward."""
 

@@ -184,6 +184,9 @@ class Decider:
         """Takes over `shares`, by sets of arms, that were computed at `time_ms` from `evidence`."""
         self.evidence = evidence
         self.moves_at_ms = self._moves_at_ms(time_ms)
+        if everyone != self.everyone():
+            # An arm came back while these shares were computed; nothing else would bring it into them.
+            self.moves_at_ms = time_ms
         draws = {arms: Draw(vector, self._holdout) for arms, vector in shares.items()}
         self._drawn_among = everyone
         self.draw = draws.pop(everyone, None)
@@ -449,11 +452,12 @@ class Decider:
         time_ms: int,
         pair: tuple[str, str, dict[str, Any] | None] | None = None,
         outcome: Outcome | None = None,
+        name: str | None = None,
     ) -> str | None:
         """Adds the decision to the next flush of the log and returns its signed token, or None if nothing is logged.
 
         pair: the user, the item and the features of its prediction, for models that learn from the reward. outcome:
-        what became of the prediction, for metrics that the service measures.
+        what became of the prediction, for metrics that the service measures. name: the unit's.
         """
         draw = choice.draw
         if draw is None:
@@ -469,6 +473,7 @@ class Decider:
             choice.x,
             pair,
             outcome,
+            name,
         )
         return keyring.seal.sign(
             self.uid,
@@ -532,9 +537,9 @@ class Decider:
         logged = hashes if self.sticky else hashes[:0]
         propensities = draw.shares[arms]
         if self.live.kept is None:
-            self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms, held_out)
+            self.exposures.add_many(arms, logged, draw.shares, self.revision, time_ms, held_out, names=names)
         else:
-            self._add_kept(self.live.kept, draw, arms, propensities, hashes, time_ms, held_out)
+            self._add_kept(self.live.kept, draw, arms, propensities, hashes, time_ms, held_out, names)
         flags = None if held_out is None else held_out.astype(np.uint8) * np.uint8(HELD_OUT)
         tokens = keyring.seal.sign_many(
             self.uid, self._incarnation, first, time_ms, self.revision, arms, propensities, logged, flags
@@ -550,6 +555,7 @@ class Decider:
         hashes: NDArray[np.uint64],
         time_ms: int,
         held_out: NDArray[np.bool_] | None,
+        names: list[str],
     ) -> None:
         """Adds n decisions to the next flush, after units that were met have got their arms and propensities back."""
         places = kept.find_many(hashes)
@@ -570,6 +576,7 @@ class Decider:
                 self.revision,
                 time_ms,
                 None if held_out is None else held_out[rows],
+                names=names[rows],
             )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -94,18 +94,24 @@ class Decisions:
         *,
         shadows: Shadows | None = None,
         keep_pairs: bool = False,
+        keep_units: bool = False,
         held_out: UnitSlots | None = None,
         clock: Clock = now_ms,
+        at_once: bool = True,
     ) -> None:
+        """Without `at_once`, `begin` is still to be run to its end."""
         self._held_out = held_out
         self._layers = replica.registry.layers
         self.keyring = keyring
         self._now_ms = clock
         self._shadows = shadows
         self._keep_pairs = keep_pairs
+        self._keep_units = keep_units
         self.deciders: dict[str, Decider] = {}
         # By the owner of the log. An experiment that is set aside keeps its buffer, so its decisions are numbered on.
         self.exposures: dict[str, ExposureBuffer] = {}
+        self.begun: set[str] = set()
+        """Owners of the buffers in which a batch was begun and that are still to be flushed."""
         self._lost_before = 0
         self._aside: dict[str, ControlDecider] = {}
         self._replica = replica
@@ -113,9 +119,17 @@ class Decisions:
         self._incarnation = incarnation
         self._failures = RepeatedWarnings()
         self.content_refusals = 0
+        if at_once:
+            for _ in self.begin():
+                pass
+
+    def begin(self) -> Iterator[None]:
+        """Makes the deciders of the experiments that are there, in pieces between which the replica must not change."""
+        replica = self._replica
         for name, live in list(replica.experiments.items()):
             with replica.island(name):
                 self._follow(live)
+            yield
         for name in replica.aside:
             self._set_aside(name)
         replica.on_change(self._changed)
@@ -152,6 +166,8 @@ class Decisions:
         if decider is None:
             exposures, membership = self.exposures.get(live.owner), self._membership(live)
             decider = Decider(live, self._incarnation, self._now_ms, exposures, membership)
+            decider.exposures.keeps_names = self._keep_units
+            decider.exposures.on_begin = partial(self.begun.add, live.owner)
             self.deciders[name], self.exposures[live.owner] = decider, decider.exposures
             self._aside.pop(name, None)
         elif decider.live is not live or decider.revision != live.record.revision:
@@ -190,7 +206,7 @@ class Decisions:
         context = request.context
         x = decider.encoded(context, request.covariates)
         choice = decider.choose(request.unit, request.eligible, x, context)
-        token = decider.record(choice, self.keyring, self._now_ms())
+        token = decider.record(choice, self.keyring, self._now_ms(), name=request.unit)
         arm = choice.arm
         return Decided(
             token,
@@ -222,7 +238,7 @@ class Decisions:
         turn = Turn()
         for unit, context in zip(units, contexts or [{}] * len(units), strict=True):
             choices.append(decider.choose(unit, None, decider.encoded(context), context))
-            decision_ids.append(decider.record(choices[-1], self.keyring, self._now_ms()))
+            decision_ids.append(decider.record(choices[-1], self.keyring, self._now_ms(), name=unit))
             if turn.over:
                 await turn.give_way()
         return DecidedColumns(
@@ -438,7 +454,8 @@ class Decisions:
         began_s: when the arm was drawn, if that is measured. since_s: when the request began to wait.
         """
         if decider.measured and not is_blameless(error):
-            decider.record(choice, self.keyring, self._now_ms(), outcome=_outcome(began_s, failed=True))
+            outcome, name = _outcome(began_s, failed=True), request.unit or request.user_id
+            decider.record(choice, self.keyring, self._now_ms(), outcome=outcome, name=name)
         if retrial is None:
             eligible = [decider.arm_names[arm] for arm in decider.active]
             if request.eligible is not None:
@@ -507,7 +524,8 @@ class Decisions:
         if self._shadows is not None and reference is not None:
             self._shadows.ask(reference.id, reference.version, request, scores)
         pair = _pair(request, scores) if self._keep_pairs else None
-        token = decider.record(choice, self.keyring, self._now_ms(), pair, outcome)
+        name = request.unit or request.user_id
+        token = decider.record(choice, self.keyring, self._now_ms(), pair, outcome, name)
         arm = choice.arm
         return Predicted(
             token,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.decisions.outcomes import Outcome, Outcomes, ServedMetrics
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.log.events import MAX_AGE_MS, Exposed, Pair, columns_of
+from bandit_serve.log.events import MAX_AGE_MS, Exposed, NamedExposed, Pair, columns_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class ExposureBuffer:
     """Exposures of one experiment in one worker. `next` is the number of its next decision.
 
     `n_features` is d of what the experiment logs of each decision. `served` says which metrics the service measures for
-    it; without any, outcomes are not kept.
+    it; without any, outcomes are not kept. With `keeps_names` the names of units are logged, too.
 
     The buffer is bounded: during a long outage the oldest exposures are dropped and counted in `lost`, and decisions go
     on. A row that can not be added leaves no trace in any column. A batch that no fold could read is not logged.
@@ -48,10 +50,18 @@ class ExposureBuffer:
         self.lost = 0
         self.n_features = 0
         self.served = ServedMetrics()
+        self.keeps_names = False
+        self.on_begin: Callable[[], None] = _ignore
+        """Called when a batch is begun."""
         self._waiting: deque[WaitingBatch] = deque()
         self._waiting_rows = 0
         self._waiting_bytes = 0
         self._open()
+
+    @property
+    def logged(self) -> int:
+        """Decisions that are in the log."""
+        return self._first - self._waiting_rows - self.lost
 
     def _open(self) -> None:
         self._first = self.next
@@ -64,6 +74,7 @@ class ExposureBuffer:
         self._x = bytearray()
         self._pairs: list[Pair] = []
         self._pair_bytes = 0
+        self._names: list[str] = []
         self._outcomes = Outcomes()
         self._vectors: list[bytes] = []
         self._vector_bytes = 0
@@ -81,12 +92,13 @@ class ExposureBuffer:
         x: NDArray[np.float32] | None = None,
         pair: tuple[str, str, dict[str, Any] | None] | None = None,
         outcome: Outcome | None = None,
+        name: str | None = None,
     ) -> None:
         """Adds one decision.
 
         vector: the shares that it was drawn from, float64 (K,), compared by identity, so it must not change. x: its
         features, float32 (d,). pair: the user, the item and the features of its prediction. outcome: what became of
-        that, where the experiment has served metrics.
+        that, where the experiment has served metrics. name: the unit's, which is logged where names are kept.
         """
         if (
             self._vector is not vector
@@ -105,6 +117,8 @@ class ExposureBuffer:
                 self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
             if outcome is not None:
                 self._outcomes.add(self.next - self._first, outcome)
+            if self.keeps_names:
+                self._keep_names([name or ""])
             if x is not None:
                 self._x += x.tobytes()
         except Exception:
@@ -121,6 +135,13 @@ class ExposureBuffer:
             del column[n_rows:]
         self._pairs = [pair for pair in self._pairs if pair.place < n_rows]
         self._outcomes.cut(n_rows)
+        del self._names[n_rows:]
+
+    def _keep_names(self, names: Sequence[str]) -> None:
+        """Adds names behind those of all decisions before, of which some may have come while none were kept."""
+        missing = self.next - self._first - len(self._names)
+        self._names += [*[""] * missing, *names]
+        self._pair_bytes += sum(map(len, names))
 
     def _close_if_large(self) -> None:
         nbytes = self._vector_bytes + len(self._x) + self._pair_bytes
@@ -136,11 +157,13 @@ class ExposureBuffer:
         time_ms: int,
         held_out: NDArray[np.bool_] | None = None,
         x: NDArray[np.float32] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         """Adds n decisions that were drawn from one vector at one time.
 
         units: uint64 (n,), or empty if the unit is a request. held_out: bool (n,), the decisions in the holdout;
-        without it, none are. x: their features, float32 (n, d).
+        without it, none are. x: their features, float32 (n, d). names: of their units, n or none, which are logged
+        where names are kept.
         """
         if not len(arms):
             return
@@ -155,6 +178,8 @@ class ExposureBuffer:
             self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
             self._units.frombytes(units.tobytes())
             self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
+            if self.keeps_names and names:
+                self._keep_names(names)
             if x is not None:
                 self._x += x.tobytes()
         except Exception:
@@ -172,6 +197,7 @@ class ExposureBuffer:
             # An empty run may be left over from a decision that could not be added.
             self._open()
             self._time_ms, self._revision = time_ms, revision
+            self.on_begin()
         self._vector = vector
         self._vectors.append(shares)
         self._vector_bytes += len(shares)
@@ -193,6 +219,9 @@ class ExposureBuffer:
             x=bytes(self._x),
             pairs=tuple(self._pairs),
         )
+        if any(self._names):
+            self._keep_names(())
+            exposed = NamedExposed(**msgspec.structs.asdict(exposed), names=tuple(self._names))
         try:
             columns = columns_of(exposed, self.n_features)
         except UnreadableEntry as error:
@@ -226,6 +255,10 @@ class ExposureBuffer:
             self._drop_oldest()
 
 
+def _ignore() -> None:
+    pass
+
+
 def _bits(flags: bytearray) -> bytes:
     """Packs bytes of 0 or 1 into bits; empty if all are 0."""
     return np.packbits(np.frombuffer(flags, np.uint8), bitorder="little").tobytes() if 1 in flags else b""
@@ -235,4 +268,5 @@ def _nbytes(waiting: WaitingBatch) -> int:
     batch = waiting.exposed
     columns = (batch.arms, batch.ages_ms, batch.units, batch.vectors, batch.runs, batch.held_out, batch.x)
     pairs = sum(PAIR_BYTES + len(pair.user) + len(pair.item) for pair in batch.pairs)
-    return sum(map(len, (*columns, *waiting.served))) + pairs
+    names = sum(map(len, batch.names)) if isinstance(batch, NamedExposed) else 0
+    return sum(map(len, (*columns, *waiting.served))) + pairs + names

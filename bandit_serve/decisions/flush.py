@@ -17,11 +17,22 @@ log = logging.getLogger(__name__)
 
 
 class Flusher:
-    """Flushes `exposures`, the buffer of each experiment by the owner of its log."""
+    """Flushes `exposures`, the buffer of each experiment by the owner of its log.
 
-    def __init__(self, store: Store, exposures: Mapping[str, ExposureBuffer], incarnation: int) -> None:
+    begun: the owners of buffers in which a batch was begun, to which the buffers' makers add them; by default all are
+    looked at each time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        exposures: Mapping[str, ExposureBuffer],
+        incarnation: int,
+        begun: set[str] | None = None,
+    ) -> None:
         self._store = store
         self._exposures = exposures
+        self._begun = begun
         self._incarnation = incarnation
         self._flushing = asyncio.Lock()
         self._late: set[str] = set()
@@ -41,19 +52,36 @@ class Flusher:
     async def flush(self) -> None:
         """Returns when all earlier decisions are in the logs; raises `StoreUnavailable` if that fails."""
         async with self._flushing:
-            # An experiment whose flush failed comes last the next time, so that it does not delay the others.
-            for name, buffer in sorted(self._exposures.items(), key=lambda item: item[0] in self._late):
-                self._late.add(name)
-                try:
-                    await self._flush_one(name, buffer)
-                except StoreUnavailable:
-                    raise
-                except Exception:
-                    if name not in self._reported:
-                        self._reported.add(name)
-                        log.exception("the exposures of %s can not be logged", name)
-                else:
-                    self._late.discard(name)
+            if self._begun is None:
+                await self._flush_all(set(self._exposures))
+                return
+            left = set(self._begun)
+            self._begun.clear()
+            try:
+                await self._flush_all(left)
+            finally:
+                self._begun |= left
+
+    async def _flush_all(self, left: set[str]) -> None:
+        """Flushes the buffers of these owners, and takes out of `left` those that were flushed."""
+        # An experiment whose flush failed comes last the next time, so that it does not delay the others.
+        for name in sorted(left, key=lambda name: name in self._late):
+            buffer = self._exposures.get(name)
+            if buffer is None:
+                left.discard(name)
+                continue
+            self._late.add(name)
+            try:
+                await self._flush_one(name, buffer)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                if name not in self._reported:
+                    self._reported.add(name)
+                    log.exception("the exposures of %s can not be logged", name)
+            else:
+                self._late.discard(name)
+                left.discard(name)
 
     async def _flush_one(self, name: str, buffer: ExposureBuffer) -> None:
         # Later decisions wait for the next flush: a busy experiment would never let the others have their turn.

@@ -7,12 +7,10 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from bandit_serve.base.clock import Clock, now_ms
 from bandit_serve.decisions.decider import Decider
 from bandit_serve.decisions.draw import Vector
-from bandit_serve.experiments.policy import policy_from_state
 from bandit_serve.folds.replica import Replica
 from bandit_serve.policies import ContextualPolicy
 
@@ -100,13 +98,12 @@ class Refresher:
             return
         live, evidence, revision = decider.live, decider.live.evidence, decider.revision
         time_ms, everyone = self._now_ms(), decider.everyone()
-        circumstances: dict[str, Any] = live.circumstances(time_ms)
-        copy = policy_from_state(live.policy.state())
+        shares_of = live.shares_apart(time_ms)
         # Made before the thread starts: an arm may be added meanwhile, which the copy does not know.
         masks = {key: decider.mask(key) for key in (everyone, *keys)}
 
         def compute() -> dict[frozenset[int], Vector]:
-            return {key: copy.shares(eligible=mask, **circumstances) for key, mask in masks.items()}
+            return {key: shares_of(mask) for key, mask in masks.items()}
 
         shares = await asyncio.to_thread(compute)
         if decider.live is live and decider.revision == revision and decider.everyone() == everyone:

@@ -111,6 +111,7 @@ class Shadows:
             trace = None if isinstance(error, BanditServeError) else error
             self._failures.say(log, (shadow.model, shadow.version), what, exc_info=trace)
             sums.failed += len(asked)
+            sums.requests += len(asked)
             return
         for (_, answer, _), tried in zip(asked, trials, strict=True):
             if isinstance(tried.scores, Exception):

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
-import uvloop
-
+from bandit_serve.base.extras import require
 from bandit_serve.base.private_files import own_folder, truncated
 from bandit_serve.errors import BanditServeError, UsageError
 from bandit_serve.processes.child import start_child
 from bandit_serve.settings import variables_for
 
-READY = re.compile(r"^bandit-serve is ready on (http://\S+) ", re.MULTILINE)
+READY = re.compile(r"^bandit-serve is ready on (https?://\S+) ", re.MULTILINE)
 REFUSED = re.compile(r"^error: (.+)", re.MULTILINE | re.DOTALL)
 START_TIMEOUT_S = 45.0
 STOP_TIMEOUT_S = 20.0
@@ -142,6 +141,7 @@ class Interruptible:
             finally:
                 self._task = None
 
+        uvloop = require("uvloop", "server")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 result = runner.run(main())

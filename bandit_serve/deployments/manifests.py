@@ -71,7 +71,7 @@ class Wanted(NamedTuple):
             raise UsageError(f"--replicas: expected 1 to {MAX_REPLICAS}.")
         if parse_store_url(self.store).scheme == "unix":
             raise UsageError(
-                "--store: pods on several machines share a store over the network: redis:// or rediss://."
+                "--store: pods on several machines share a store over the network: any but unix://."
             )
         return self
 

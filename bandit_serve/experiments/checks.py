@@ -20,6 +20,7 @@ from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
 from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_DURATION_MS, MAX_TIME_YEAR, StoppingRule
+from bandit_serve.experiments.tradeoff import tradeoff_errors
 from bandit_serve.metrics import MAX_VALUE, names_of
 from bandit_serve.policies import POLICIES
 from bandit_serve.policies.context import MAX_VALUE_CHARS, ContextField, context_errors
@@ -48,7 +49,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
     errors += [*_stopping_errors(experiment), *_horizon_errors(experiment), *_policy_errors(experiment)]
     errors += [*_tag_errors(experiment), *_audience_errors(experiment), *_keeping_errors(experiment)]
-    errors += _mode_errors(experiment)
+    errors += [*_mode_errors(experiment), *_tradeoff_errors(experiment)]
     errors += [*context_errors(experiment.context), *_dimension_errors(experiment)]
     if not known_arms:
         errors += _long_values(experiment.context)
@@ -416,6 +417,11 @@ def _keeping_errors(experiment: Experiment) -> list[FieldError]:
         detail = f"expected a policy without context: with {policy.kind} a unit's arm follows its context"
         return [FieldError("keep_assigned", detail)]
     return []
+
+
+def _tradeoff_errors(experiment: Experiment) -> list[FieldError]:
+    objective = _objective(experiment.metrics)
+    return tradeoff_errors(experiment, None if objective is None else experiment.metrics[objective].name)
 
 
 def _mode_errors(experiment: Experiment) -> list[FieldError]:

@@ -235,8 +235,23 @@ def policy_from_snapshot(state: Mapping[str, Any], experiment: Experiment) -> An
     unit = POLICIES[state["kind"]].in_unit
     if unit is None or state["kind"] != experiment.policy.kind:
         return policy_from_state(state)
-    given = from_experiment(experiment).own[unit]
+    given = _configured_in_unit(experiment, unit)
     return policy_from_state({**state, "parameters": {**state["parameters"], unit: given}})
+
+
+_IN_UNIT: dict[bytes, Any] = {}
+MAX_IN_UNIT = 1_000
+
+
+def _configured_in_unit(experiment: Experiment, unit: str) -> Any:
+    """Parameter in the unit of the rewards as it is configured. Of many experiments most are configured alike."""
+    alike = msgspec.msgpack.encode((experiment.policy, experiment.objective, experiment.arm_names))
+    if alike not in _IN_UNIT:
+        given = from_experiment(experiment).own[unit]
+        if len(_IN_UNIT) >= MAX_IN_UNIT:
+            _IN_UNIT.clear()
+        _IN_UNIT[alike] = given
+    return _IN_UNIT[alike]
 
 
 def _kind(settings: PolicySpec) -> type[ContextFreePolicy] | type[ContextualPolicy]:

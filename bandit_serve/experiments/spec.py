@@ -10,7 +10,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bandit_serve.base.durations import Duration, parse_duration_ms
 from bandit_serve.base.names import Name
+from bandit_serve.base.packed_maps import with_short_header
 from bandit_serve.experiments.audience import AudienceRule
+from bandit_serve.experiments.constraint import MAX_CONSTRAINTS, Constraint
 from bandit_serve.experiments.dimensions import MAX_DIMENSIONS, Dimension, dimensions_of
 from bandit_serve.experiments.layer import Layer
 from bandit_serve.experiments.metric import Metric
@@ -21,10 +23,9 @@ from bandit_serve.policies import parameters
 from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 
 MAX_ARMS = parameters.MAX_ARMS
-# First bytes of maps in MessagePack.
-_SHORT_MAP, _LONG_MAP = 0x80, 0xDE
 MAX_METRICS = 32
 MAX_FEATURE = 1e9
+MAX_WEIGHT = 1e9
 MAX_TEXT_CHARS = 4_000
 MAX_OWNER_CHARS = 256
 MAX_TAGS = 32
@@ -34,10 +35,13 @@ RAMP_STEP = 1.01
 
 Status = Literal["draft", "running", "paused", "stopped"]
 ArmStatus = Literal["active", "paused", "removed"]
+HeldShare = Annotated[float, Meta(gt=0.0, le=1.0)]
 # Feature of an arm; policies round it to float32.
 Feature = Annotated[float, Meta(ge=-MAX_FEATURE, le=MAX_FEATURE)]
 
 
+# Worth of one unit of a metric.
+MetricWeight = Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Owner = Annotated[str, Meta(max_length=MAX_OWNER_CHARS)]
 Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
@@ -84,6 +88,9 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     With the `mode` `interleave` each request gets one list that is drafted from the lists of both arms, in place of
     one arm's. `dimensions` names context fields by whose values results are split.
 
+    `weights`, by metric, say what the policy makes the most of: the sum of the metrics' means, each times its weight,
+    in place of the objective alone. It does so among the shares that keep the `constraints`.
+
     What is UNSET is not written: so builds without the field can read logs of experiments that do not use it.
     """
 
@@ -108,6 +115,13 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
         | UnsetType
     ) = UNSET
     dimensions: Annotated[tuple[Name, ...], Meta(max_length=MAX_DIMENSIONS)] | UnsetType = UNSET
+    weights: Annotated[dict[Name, MetricWeight], Meta(max_length=MAX_METRICS)] | UnsetType = UNSET
+    constraints: Annotated[tuple[Constraint, ...], Meta(max_length=MAX_CONSTRAINTS)] | UnsetType = UNSET
+
+    @property
+    def trades(self) -> bool:
+        """Whether the policy goes by other metrics beside the objective."""
+        return self.weights is not UNSET or self.constraints is not UNSET
 
     @property
     def keeps_assigned(self) -> bool:
@@ -150,7 +164,8 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True):
     """Status and ramp of one arm. A ramp counts from `ramp_since_ms`, Unix time; None in a draft: from the start on.
 
     `harmed` are the guardrails that have paused it. `overridden` are those that do not pause it any more, because a
-    person has resumed it in spite of them. Neither is written where there are none.
+    person has resumed it in spite of them. `held` is a cap on its share while a promotion holds it there. None of them
+    is written where there are none.
     """
 
     status: ArmStatus = "active"
@@ -158,9 +173,18 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True):
     ramp_since_ms: int | None = None
     harmed: tuple[Name, ...] | UnsetType = UNSET
     overridden: tuple[Name, ...] | UnsetType = UNSET
+    held: HeldShare | UnsetType = UNSET
+
+    @property
+    def is_capped(self) -> bool:
+        return self.ramp is not None or self.held is not UNSET
 
     def cap(self, now_ms: int) -> float:
         """Most that the arm's share may be at `now_ms`."""
+        risen = self._risen(now_ms)
+        return risen if self.held is UNSET else min(risen, self.held)
+
+    def _risen(self, now_ms: int) -> float:
         if self.ramp is None:
             return 1.0
         since_ms = now_ms if self.ramp_since_ms is None else self.ramp_since_ms
@@ -169,8 +193,10 @@ class Standing(Struct, frozen=True, forbid_unknown_fields=True):
 
     def next_cap_ms(self, now_ms: int) -> float:
         """Unix time at which the cap is `RAMP_STEP` times its value at `now_ms`, or 1; infinity if it does not rise."""
-        cap = self.cap(now_ms)
+        cap = self._risen(now_ms)
         if self.ramp is None or self.ramp_since_ms is None or cap >= 1.0:
+            return math.inf
+        if self.held is not UNSET and cap >= self.held:
             return math.inf
         to_pass = (min(cap * RAMP_STEP, 1.0) - self.ramp.start) / (1.0 - self.ramp.start)
         return self.ramp_since_ms + math.ceil(to_pass * self.ramp.over_ms)
@@ -239,16 +265,15 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
         pairs = zip(self.experiment.arm_names, self.standings, strict=False)
         return {name: standing.overridden for name, standing in pairs if standing.overridden is not UNSET}
 
-    def packed(self) -> bytes:
-        """MessagePack of the record: the same bytes from every build that knows its fields.
+    @property
+    def held(self) -> dict[str, float]:
+        """Bounds of shares by the arms that a promotion holds there."""
+        pairs = zip(self.experiment.arm_names, self.standings, strict=False)
+        return {name: standing.held for name, standing in pairs if standing.held is not UNSET}
 
-        A struct of 16 fields or more gets a long header however few of them are written, and the experiment had fewer
-        in former builds.
-        """
-        experiment = msgspec.msgpack.encode(self.experiment)
-        n_fields = int.from_bytes(experiment[1:3], "big")
-        if experiment[0] == _LONG_MAP and n_fields < 16:
-            experiment = bytes([_SHORT_MAP | n_fields]) + experiment[3:]
+    def packed(self) -> bytes:
+        """MessagePack of the record: the same bytes from every build that knows its fields."""
+        experiment = with_short_header(msgspec.msgpack.encode(self.experiment))
         return msgspec.msgpack.encode(msgspec.structs.replace(self, experiment=msgspec.Raw(experiment)))
 
     @property

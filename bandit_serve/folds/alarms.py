@@ -98,19 +98,27 @@ class AlarmsState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     count: int | UnsetType = UNSET
 
 
+_NO_ROWS = np.zeros((0, 4))
+
+
 class _Candidates:
     """Candidates for the time of a change of an arm's mean, a row each: n, sum, weight, time."""
 
     def __init__(self, rows: NDArray[np.float64] | None = None) -> None:
-        self._rows = np.zeros((CANDIDATES + 1, 4))
+        # Most experiments of many have none yet.
+        self._rows = _NO_ROWS
         self._used = 0 if rows is None else len(rows)
-        self._rows[: self._used] = 0.0 if rows is None else rows
+        if rows is not None and self._used:
+            self._rows = np.zeros((CANDIDATES + 1, 4))
+            self._rows[: self._used] = rows
 
     @property
     def rows(self) -> NDArray[np.float64]:
         return self._rows[: self._used]
 
     def add(self, n: int, total: float, now_ms: int) -> None:
+        if not len(self._rows):
+            self._rows = np.zeros((CANDIDATES + 1, 4))
         last = float(self._rows[self._used - 1, 0]) if self._used else 0.0
         self._rows[self._used] = n, total, n - last, now_ms
         self._used += 1
@@ -173,15 +181,12 @@ class ChangeAlarms:
         self._total = np.zeros(n_arms)
         self._m2, self._m3 = np.zeros(n_arms), np.zeros(n_arms)
         # What of a value is 0, and how much more is 1; NaN while it is not known.
-        self._low = np.full(n_arms, np.nan)
-        self._width = np.full(n_arms, np.nan)
+        low, high = (np.nan, np.nan) if bounds is None else bounds
+        self._low, self._width = np.full(n_arms, low), np.full(n_arms, high - low)
         self._first: list[list[float]] = [[] for _ in range(n_arms)]
-        self._candidates: list[_Candidates] = []
+        self._candidates = [_Candidates() for _ in range(n_arms)]
         # Of each arm, when it has its next look.
-        self._next = np.zeros(n_arms, np.int64)
-        for arm in range(n_arms):
-            self._candidates.append(_Candidates())
-            self._begin(arm)
+        self._next = np.full(n_arms, BLOCK, np.int64)
 
     def _begin(self, arm: int) -> None:
         self._n[arm], self._total[arm], self._m2[arm], self._m3[arm] = 0, 0.0, 0.0, 0.0

@@ -16,12 +16,18 @@ from bandit_serve.base.known_fields import decode_known
 from bandit_serve.base.turns import HeavyWork, Step
 from bandit_serve.errors import Unfoldable, UnreadableEntry
 from bandit_serve.experiments.logged import n_logged
-from bandit_serve.experiments.policy import context_features, from_experiment, policy_from_snapshot
-from bandit_serve.experiments.spec import Experiment, Record
+from bandit_serve.experiments.policy import (
+    context_features,
+    from_experiment,
+    policy_from_snapshot,
+    policy_from_state,
+)
+from bandit_serve.experiments.spec import MAX_METRICS, Experiment, Record
 from bandit_serve.folds._kept_arms import KeptArms
 from bandit_serve.folds.alarms import AlarmsState, ChangeAlarms
 from bandit_serve.folds.attribution.joined import JoinedDecisions, JoinedState
 from bandit_serve.folds.attribution.pending import PendingDecisions, PendingState
+from bandit_serve.folds.traded_metrics import TradedMetrics, TradedState, moments_of
 from bandit_serve.log._rewards import learned
 from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import (
@@ -36,15 +42,15 @@ from bandit_serve.log.events import (
     Shape,
     decode,
     is_another_draft,
-    rewards_of,
 )
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import generation_of
 from bandit_serve.log.reader import event_of
 from bandit_serve.log.repairs import LeftOut, Repairs
 from bandit_serve.log.snapshot import Codec, reading
-from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy
+from bandit_serve.policies import POLICIES, AnyPolicy, ContextFreePolicy, ContextualPolicy, Thompson
 from bandit_serve.policies._feature_limits import MAX_SPREADS
+from bandit_serve.policies.mixtures import LearnedMetric
 
 MAX_HISTORY = 10_000
 # About how many decisions `mean_shares` is the mean of.
@@ -81,8 +87,8 @@ class HistoryEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
     """State of `LiveExperiment`, in fields of the same names; `record` and each entry of `history` are MessagePack.
 
-    Former builds wrote neither `far` nor `omitted`. `owner` is there where it differs from the experiment's name, and
-    `kept` with `keep_assigned`.
+    Former builds wrote neither `far` nor `omitted`. `owner` is there where it differs from the experiment's name,
+    `kept` with `keep_assigned`, and `traded` with weights or constraints.
     """
 
     record: bytes
@@ -100,6 +106,7 @@ class ExperimentState(Struct, frozen=True, forbid_unknown_fields=True):
     omitted: int = 0
     owner: str | UnsetType = UNSET
     kept: dict[str, NDArray[Any]] | UnsetType = UNSET
+    traded: Annotated[list[TradedState], Meta(max_length=MAX_METRICS)] | UnsetType = UNSET
 
 
 _CODEC = Codec(ExperimentState, "an experiment")
@@ -116,7 +123,8 @@ class LiveExperiment:
     `n_logged` is the width of the vectors x that the log has of decisions. `mean_shares`, float64 (K,), is the mean of
     the vectors that the latest decisions were drawn from; it is kept where there is context. `far` counts, by numeric
     field of the context, decisions with a value so far outside that the policy clipped it. `omitted` counts the
-    omissions met so far (`repairs.py`). `kept` has the arms that units were first given, with `keep_assigned`.
+    omissions met so far (`repairs.py`). `kept` has the arms that units were first given, with `keep_assigned`, `traded`
+    what was learned of further metrics that the policy goes by.
     """
 
     def __init__(self, first: Changed, owner: str | None = None) -> None:
@@ -141,6 +149,7 @@ class LiveExperiment:
         self.mean_shares: NDArray[np.float64] = np.full(len(experiment.arms), 1.0 / len(experiment.arms))
         self.far = self._none_far()
         self.kept = _none_kept(experiment)
+        self.traded = TradedMetrics.of(experiment)
         self.omitted = 0
         self.evidence = 0
         self.midway = False
@@ -190,10 +199,18 @@ class LiveExperiment:
             return None
         return ChangeAlarms(len(experiment.arms), _watched(experiment))
 
+    @property
+    def n_pending(self) -> int:
+        """Number of open decisions, which may still get the reward that they lack; 0 where none is missed."""
+        waiting = self.pending if self.joined is None else self.joined
+        return 0 if waiting is None else len(waiting)
+
     def next_close_ms(self) -> int | None:
         """Time from which a tick closes a decision; None without open decisions."""
-        waiting = self.pending if self.joined is None else self.joined
-        return None if waiting is None else waiting.next_close_ms()
+        waiting: list[PendingDecisions | JoinedDecisions | TradedMetrics | None]
+        waiting = [self.pending, self.joined, self.traded]
+        due_ms = [each.next_close_ms() for each in waiting if each is not None]
+        return min((each_ms for each_ms in due_ms if each_ms is not None), default=None)
 
     def apply(self, offset: Offset, event: Event | LeftOut) -> None:
         """Folds the log's entry at `offset`. `evidence` counts the entries that may have moved the shares.
@@ -221,6 +238,8 @@ class LiveExperiment:
         self.midway = True
         if self.policy.advance(offset.time_ms):
             self.evidence += 1
+        if self.traded is not None:
+            self.traded.advance(offset.time_ms)
         yield from self._close(offset.time_ms)
         match event:
             case Rewarded():
@@ -259,6 +278,8 @@ class LiveExperiment:
 
     def _close(self, now_ms: int) -> Iterator[Step]:
         """Learns from the decisions whose windows have closed."""
+        if self.traded is not None and self.traded.close(now_ms):
+            self.evidence += 1
         if self.joined is not None:
             for learned in self.joined.close(now_ms, PIECE_ROWS):
                 missing = np.isnan(learned.values)
@@ -300,6 +321,8 @@ class LiveExperiment:
         former = self.experiment.policy
         self.record = record
         self._shape = Shape(record.experiment, self.n_logged)
+        if self.traded is not None:
+            self.traded.adapt(record.experiment)
         if POLICIES[former.kind].contextual != self.policy.contextual:
             # What waited is not in the other's form; of those decisions only results will know, also where their
             # rewards are yet to come: without the zeros among them they would look better than they are.
@@ -378,6 +401,8 @@ class LiveExperiment:
                     last=start + PIECE_ROWS >= len(arms),
                 )
                 yield None
+        if self.traded is not None:
+            self.traded.exposed(event.incarnation, event.first, arms, times_ms, held_out)
         if self.pending is not None:
             self.pending.exposed(event.incarnation, event.first, arms, times_ms)
             if unlearned.any():
@@ -435,6 +460,8 @@ class LiveExperiment:
         return self.policy.warmup > 0 and bool((self.decided[self.active] < self.policy.warmup).any())
 
     def _rewarded(self, offset: Offset, event: Rewarded) -> Iterator[Step]:
+        if self.traded is not None and self.traded.rewarded(event.rows, offset.time_ms):
+            self.evidence += 1
         since_ms = self.waits_since_ms if self.experiment.missing == "zero" else 0
         arms, values, chances, places = learned(event.rows, self._objective, since_ms, self.rewards)
         if not len(arms):
@@ -464,6 +491,8 @@ class LiveExperiment:
 
         A policy without context revises what it has learned; one with context learns them when their windows close.
         """
+        if self.traded is not None and self.traded.revised(event.rows, offset.time_ms):
+            self.evidence += 1
         mine = event.rows["metric"] == self._objective
         rows = event.rows[mine]
         new, gone = np.isnan(rows["former"]), np.isnan(rows["value"])
@@ -505,15 +534,11 @@ class LiveExperiment:
             yield None
 
     def _revise(self, policy: ContextFreePolicy, rows: NDArray[np.void], now_ms: int) -> None:
-        first = rows["since_ms"] == FIRST
         formers, values = rows["former"], rows["value"]
         if self.pending is not None:
-            self.pending.rewarded(rewards_of(rows[first]), now_ms)
-            self.pending.revised(rows[~first], now_ms)
-            # A value that is gone is a zero until there is one again.
-            formers = np.where(np.isnan(formers) & ~first, 0.0, formers)
-            values = np.nan_to_num(values, nan=0.0)
+            formers, values = self.pending.revised(rows, now_ms)
         elif self.alarms is not None:
+            first = rows["since_ms"] == FIRST
             self.alarms.rewarded(rows["arm"][first].astype(np.intp), values[first], now_ms)
         policy.revise_many(
             rows["arm"],
@@ -570,7 +595,24 @@ class LiveExperiment:
         if isinstance(self.policy, ContextualPolicy):
             assert x is not None
             return self.policy.shares(x, eligible=mask, **circumstances)
+        if self.traded is not None:
+            assert isinstance(self.policy, Thompson)
+            return self.traded.shares(self.policy, mask, self.offset.time_ms, circumstances)
         return self.policy.shares(eligible=mask, **circumstances)
+
+    def shares_apart(self, now_ms: int) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:
+        """Function from a mask, bool (K,), of eligible arms to their shares, where the policy knows no context.
+
+        It has copies of all that it needs as it is now, so it may run in a thread while further entries are applied.
+        now_ms: as in `shares`.
+        """
+        circumstances = self.circumstances(now_ms)
+        copy = policy_from_state(self.policy.state())
+        assert isinstance(copy, ContextFreePolicy)
+        if self.traded is None:
+            return lambda eligible: copy.shares(eligible=eligible, **circumstances)
+        assert isinstance(copy, Thompson)
+        return self.traded.shares_apart(copy, self.offset.time_ms, circumstances)
 
     def current_shares(self, now_ms: int) -> NDArray[np.float64]:
         """Shares, float64 (K,), of the requests that the arms get at `now_ms`, Unix time.
@@ -602,7 +644,7 @@ class LiveExperiment:
         arguments: dict[str, Any] = {}
         if self.pending is not None:
             arguments = {"pending": self.pending.weights(self.offset.time_ms), "pending_value": self._zero}
-        if any(standing.ramp is not None for standing in self.record.standings):
+        if any(standing.is_capped for standing in self.record.standings):
             arms = range(len(self.exposures))
             arguments["ramps"] = np.array([self.record.standing(k).cap(now_ms) for k in arms])
         if self.policy.warmup:
@@ -623,6 +665,22 @@ class LiveExperiment:
         # Between the two, whatever rounding makes of the step.
         utilities = np.clip(utilities, np.minimum(means, self._zero), np.maximum(means, self._zero))
         return np.array([self.experiment.objective.utility(value) for value in utilities.tolist()])
+
+    def traded_means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Means of the P metrics that the policy goes by, the objective's first, and their standard deviations.
+
+        They are float64 (P, K), in the metrics' own values, NaN where nothing was observed; None where the policy goes
+        by the objective alone.
+        """
+        if self.traded is None:
+            return None
+        assert isinstance(self.policy, Thompson)
+        now_ms = self.offset.time_ms
+        pending = None if self.pending is None else self.pending.weights(now_ms)
+        utilities, deviations = moments_of(LearnedMetric(self.policy, pending, self._zero))
+        objective = [self.experiment.objective.utility(value) for value in utilities.tolist()]
+        others = self.traded.means(now_ms)
+        return np.vstack([objective, others[0]]), np.vstack([deviations, others[1]])
 
     def state(self) -> bytes:
         """Whole state, in its one encoding."""
@@ -651,6 +709,7 @@ class LiveExperiment:
             omitted=self.omitted,
             owner=UNSET if self.owner == self.experiment.id else self.owner,
             kept=UNSET if self.kept is None else self.kept.state(),
+            traded=UNSET if self.traded is None else self.traded.state(),
         )
         return lambda: _CODEC.pack(state)
 
@@ -694,6 +753,9 @@ class LiveExperiment:
         live.kept = _none_kept(experiment)
         if live.kept is not None and state.kept is not UNSET:
             live.kept = KeptArms.from_state(state.kept, n_arms, *_most_kept(n_arms))
+        live.traded = None
+        if experiment.trades:
+            live.traded = TradedMetrics.from_state(experiment, [] if state.traded is UNSET else state.traded)
         live.omitted = state.omitted
         live.offset = offset
         live.evidence = 0

@@ -19,7 +19,12 @@ from bandit_serve.log.events import Census
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
 from bandit_serve.log.repairs import Repaired
-from bandit_serve.registry.registry import REVISIONS, Registry, decode_registry_event
+from bandit_serve.registry.registry import (
+    REVISIONS,
+    ExperimentAnnounced,
+    Registry,
+    decode_registry_event,
+)
 from bandit_serve.store.keys import COMMON
 
 log = logging.getLogger(__name__)
@@ -197,8 +202,8 @@ class Replica:
         self.registry.apply(entry.offset, event)
         if isinstance(event, Repaired) and was_there:
             self._repair(event)
-        for owner in self.registry.experiments:
-            self._positions.setdefault(owner, START)
+        if isinstance(event, ExperimentAnnounced) and event.experiment in self.registry.experiments:
+            self._positions.setdefault(event.experiment, START)
 
     def _repair(self, event: Repaired) -> None:
         if self.registry.repairs.is_deleted(event.experiment):

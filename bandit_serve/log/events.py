@@ -70,8 +70,8 @@ class Change(Struct, frozen=True, forbid_unknown_fields=True):
     """Author, subject and reason of a configuration change.
 
     `what` is `create`, `start`, `pause`, `stop` or `policy`; `layer` for another share of it; `put` for a draft that
-    was replaced; `delete` for an experiment that is stopped to be deleted; or `add_arm`, `pause_arm`, `resume_arm` or
-    `remove_arm`, with the arm's name in `arm`; or `add_metric`, with the metric's name in `metric`.
+    was replaced; `delete` for an experiment that is stopped to be deleted; or `add_arm`, `hold_arm`, `pause_arm`,
+    `resume_arm` or `remove_arm`, with the arm's name in `arm`; or `add_metric`, with the metric's name in `metric`.
 
     The service's own changes are by `schedule`, `stopping` or `guardrail`. They alone have `evidence`: names and
     numbers, as JSON.
@@ -167,6 +167,15 @@ class Exposed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
             return None
         bits = np.frombuffer(self.held_out, np.uint8)
         return np.unpackbits(bits, count=len(self.arms) // 2, bitorder="little").astype(np.bool_)
+
+
+class NamedExposed(Exposed, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Decisions with the `names` of their units, n texts, "" where a decision has none; or no text at all.
+
+    Only export reads them. A service that keeps none writes `Exposed`, which builds without the names can read.
+    """
+
+    names: tuple[str, ...] = ()
 
 
 class Columns(NamedTuple):
@@ -308,6 +317,9 @@ CHANGED, EXPOSED, REWARDED, REVISED, TICK, COVARIATES, CENSUS = b"c", b"x", b"r"
 encode = msgspec.msgpack.Encoder().encode
 _changed = msgspec.msgpack.Decoder(Changed).decode
 _exposed = msgspec.msgpack.Decoder(Exposed).decode
+_named_exposed = msgspec.msgpack.Decoder(NamedExposed).decode
+_NAMED = bytes([0x90 + len(NamedExposed.__struct_fields__)])
+"""First byte of a `NamedExposed`: MessagePack's, of an array with so many items."""
 _covariates = msgspec.msgpack.Decoder(Covariates).decode
 _census = msgspec.msgpack.Decoder(Census).decode
 
@@ -324,6 +336,8 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
         if kind == REVISED:
             return Revised(*_unpacked(data, REVISION, n_features))
         if kind == EXPOSED:
+            if data.startswith(_NAMED):
+                return _with_names(_named_exposed(data), n_features)
             event = _exposed(data)
             columns_of(event, n_features)
             return event
@@ -343,6 +357,12 @@ def decode(kind: bytes, data: bytes, n_features: int = 0) -> Event:
             f"The log holds an entry of kind {kind!r} that this build does not know: {error}."
         ) from error
     raise UnreadableEntry(f"The log holds an entry of a kind that this build does not know: {kind!r}.")
+
+
+def _with_names(event: NamedExposed, n_features: int) -> NamedExposed:
+    columns_of(event, n_features)
+    _require(len(event.names) in (0, len(event.arms) // 2), "as many names of units as arms, or none")
+    return event
 
 
 class Shape:
@@ -416,4 +436,6 @@ class Shape:
         same = here.unit == there.unit and here.context == there.context
         _require(same and here.attribution == there.attribution, "unit, context and attribution as they were")
         _require(here.dimensions == there.dimensions, "the dimensions that were declared")
+        same = here.weights == there.weights and here.constraints == there.constraints
+        _require(same, "weights and constraints as they were")
         _require(0 <= event.record.revision < 2**32, "a revision of 32 bits")

@@ -24,6 +24,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from bandit_serve.base.packed_maps import with_short_header
 from bandit_serve.errors import InvalidInput, UnreadableEntry
 from bandit_serve.log.offset import Offset
 
@@ -89,7 +90,7 @@ class Codec(Generic[S]):
 
     def pack(self, state: S) -> bytes:
         if self._version == FIRST_VERSION:
-            packed = self._encode(state)
+            packed = with_short_header(self._encode(state))
         else:
             packed = self._encode((self._version, *msgspec.structs.astuple(state)))
         return packed if self._layout is Layout.PLAIN else zlib.compress(packed, level=1)

@@ -82,7 +82,7 @@ class Artifact:
     @classmethod
     def map(cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Artifact:
         """Maps a file. Besides `InvalidArtifact`: `NotFound`, and `TooLarge` above `max_bytes`."""
-        return cls(_map(path, max_bytes))
+        return cls(map_file(path, max_bytes))
 
     @property
     def sha256(self) -> str:
@@ -238,7 +238,7 @@ class ArtifactStore:
         try:
             with translating_disk_full(), open(temporary, "wb") as copy:
                 sha256, size = self._copy(chunks, copy)
-            file = self._read(_map(temporary, self.max_bytes))
+            file = self._read(map_file(temporary, self.max_bytes))
             if file.sha256 != sha256:
                 raise InvalidArtifact("What was written to disk is not what was received.")
             findings = None if check is None else check(file)
@@ -309,7 +309,7 @@ class ArtifactStore:
         path = self.path(sha256)
         if self.remote is not None and not path.exists():
             self._fetch(sha256, self.remote)
-        artifact_map = _map(path, self.max_bytes)
+        artifact_map = map_file(path, self.max_bytes)
         if _read_mark(path) != _mark_of(path):
             if hashlib.sha256(artifact_map).hexdigest() != sha256:
                 raise InvalidArtifact(f"The content of artifact {sha256} does not match its SHA-256.")
@@ -325,7 +325,7 @@ class ArtifactStore:
                     return
                 file.flush()
                 os.fsync(file.fileno())
-            if self._read(_map(temporary, self.max_bytes)).sha256 != sha256:
+            if self._read(map_file(temporary, self.max_bytes)).sha256 != sha256:
                 raise InvalidArtifact(f"The remote content of artifact {sha256} does not match its SHA-256.")
             _write_mark(temporary)
             temporary.chmod(0o400)
@@ -366,7 +366,7 @@ class ArtifactStore:
         try:
             if _read_mark(path) == _mark_of(path):
                 return True
-            return hashlib.sha256(_map(path, self.max_bytes)).hexdigest() == sha256
+            return hashlib.sha256(map_file(path, self.max_bytes)).hexdigest() == sha256
         except (BanditServeError, OSError):
             return False
 
@@ -414,7 +414,8 @@ def _write_mark(path: Path) -> None:
         os.setxattr(path, MARK, _mark_of(path))
 
 
-def _map(path: str | os.PathLike[str], max_bytes: int) -> mmap.mmap:
+def map_file(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> mmap.mmap:
+    """Maps a file. Raises `NotFound`, `TooLarge`, and `InvalidArtifact` for what is no plain file with content."""
     try:
         # Not blocking: opening a FIFO would wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -442,6 +443,11 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def begins_with_header(head: bytes) -> bool:
+    """Whether a file with these first bytes begins as safetensors do, whatever mark the header's length looks like."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
 
 
 def _header(buffer: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -188,6 +188,12 @@ class FactorizationMachine(Factorized):
         # Served from the settled parameters until it learns again.
         self._learner, self._resting = None, learner
         return self
+
+    def numbers_among(self, names: Iterable[str]) -> set[str]:
+        if self._columns is None:
+            self._described()
+        assert self._columns is not None
+        return {name for name in names if self._columns.is_number("request", name)}
 
     def _request_columns(self, features: Any, *, learn: bool) -> ColumnValues:
         if self._columns is None:

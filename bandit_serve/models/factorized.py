@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -53,6 +53,9 @@ class Factorized(Factorization):
     trained_by_default: ClassVar[bool] = False
     parameters: dict[str, Any]
     rating_unit: float = 1.0
+
+    def numbers_among(self, names: Iterable[str]) -> set[str]:
+        return set()
 
     def _new_learner(self) -> RowLearner:
         raise NotImplementedError

@@ -49,6 +49,10 @@ class FeatureColumns:
             std = float(np.std(values))
             self.scales[key] = float(np.mean(values)), std if std > 0.0 else 1.0
 
+    def is_number(self, side: str, name: str) -> bool:
+        """Whether a feature of a side was learned as a number."""
+        return self._rows.ids.row(f"{side}:{name}") >= 0
+
     def columns(self, side: str, features: Features, *, learn: bool) -> ColumnValues:
         """Rows, int32 (n,), −1 for one that is not known, and values, float32 (n,).
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from bandit_serve.models.artifact import begins_with_header
+
 HEAD_BYTES = 65_536
 PICKLED = "pickles run code when they are loaded, so none is"
 SKLEARN = (
@@ -169,6 +171,8 @@ KINDS = (
 def foreign_sentence(buffer: bytes | mmap.mmap) -> str | None:
     """Sentence that refuses a file of another tool; None for one that is not recognised."""
     head, tail = bytes(buffer[:HEAD_BYTES]), bytes(buffer[-HEAD_BYTES:])
+    if begins_with_header(head):
+        return None
     for kind in KINDS:
         if kind.matches(head, tail):
             return f"This is {kind.name}, which is not loaded: {kind.advice}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -57,6 +57,10 @@ class Model(Protocol):
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Hyper-parameters it was trained with, as JSON."""
+        ...
+
+    def numbers_among(self, names: Iterable[str]) -> set[str]:
+        """Names of features of a request that the model has learned as numbers."""
         ...
 
     def knows(self, user_id: Id, item_id: Id) -> bool:

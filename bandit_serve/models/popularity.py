@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -42,6 +42,9 @@ class Popularity:
         self._counts: NDArray[np.int64] = np.zeros(64, np.int64)
         # Items by descending count, and then by id; None when ratings have come since.
         self._ranking: NDArray[np.int64] | None = None
+
+    def numbers_among(self, names: Iterable[str]) -> set[str]:
+        return set()
 
     @property
     def n_users(self) -> int:

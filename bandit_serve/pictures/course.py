@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -27,7 +28,18 @@ STEPS_MS = tuple(
 DAY_MS = 86_400_000
 MARKS = 4
 
+LABEL_ROOM = 13.0
+"""Width that a mark's label needs."""
+
 Numbers = Sequence[float | None]
+
+
+class TimeMark(NamedTuple):
+    """Time with a line through the picture. `label` stands on it where there is room; `told` says what it is."""
+
+    at_ms: int
+    label: str = ""
+    told: str = ""
 
 
 class CourseOfArm(NamedTuple):
@@ -43,30 +55,53 @@ class CourseOfArm(NamedTuple):
 
 
 def stacked(
-    at_ms: Sequence[int], shares: Sequence[CourseOfArm], title: str, changes: Sequence[int] = ()
+    at_ms: Sequence[int],
+    parts: Sequence[CourseOfArm],
+    title: str,
+    marks: Sequence[TimeMark] = (),
+    *,
+    of: Sequence[str] = (),
+    name: str = "stacked",
+    whole: bool = True,
 ) -> str:
-    """`<svg>` of shares that sum to 1, from the first at the bottom up. `changes`: times that are marked."""
-    across, up = _scales(at_ms, 0.0, 1.0)
+    """`<svg>` of parts, from the first at the bottom up: of a whole that is 1, or else of amounts of 0 or more.
+
+    of: names on the way from an arm to these values in the results over time, if they are from there. `name` is unique
+    in its page.
+    """
+    sums = [
+        sum(value or 0.0 for value in values) for values in zip(*(each.values for each in parts), strict=True)
+    ]
+    top_of_all = 1.0 if whole else max([*sums, 0.0]) * 1.05 or 1.0
+    across, up = _scales(at_ms, 0.0, top_of_all)
     below = [0.0] * len(at_ms)
     areas, wanted = [], []
-    for each in shares:
+    for each in parts:
         above = [low + (value or 0.0) for low, value in zip(below, each.values, strict=True)]
-        top = [(across(t), up(min(value, 1.0))) for t, value in zip(at_ms, above, strict=True)]
-        bottom = [(across(t), up(min(value, 1.0))) for t, value in zip(at_ms, below, strict=True)]
-        told = f"{each.name}: {each.values[0] or 0.0:.1%} at first, {each.values[-1] or 0.0:.1%} at last"
+        top = [(across(t), up(min(value, top_of_all))) for t, value in zip(at_ms, above, strict=True)]
+        bottom = [(across(t), up(min(value, top_of_all))) for t, value in zip(at_ms, below, strict=True)]
+        first, last = each.values[0] or 0.0, each.values[-1] or 0.0
+        told = f"{first:.1%} at first, {last:.1%} at last" if whole else f"{last:.3g} at last"
         areas.append(
-            f'<g class="{look(each.series)}"><title>{escape(told)}</title>'
+            f'<g class="{look(each.series)}"><title>{escape(each.name)}: {told}</title>'
             f'<path class="area" d="{path([*top, *reversed(bottom)])}Z"/></g>'
         )
-        wanted.append((up((below[-1] + above[-1]) / 2), each, f"{each.values[-1] or 0.0:.0%}"))
+        text = f"{last:.0%}" if whole else amount(float(f"{last:.3g}"))
+        wanted.append((up(min((below[-1] + above[-1]) / 2, top_of_all)), each, text))
         below = above
-    return _picture(title, across, up, at_ms, changes, areas, wanted, "stacked", percent=True)
+    return _picture(title, across, up, at_ms, marks, areas, wanted, name, of, percent=whole)
 
 
 def lines(
-    at_ms: Sequence[int], series: Sequence[CourseOfArm], title: str, changes: Sequence[int] = (), *, name: str
+    at_ms: Sequence[int],
+    series: Sequence[CourseOfArm],
+    title: str,
+    marks: Sequence[TimeMark] = (),
+    *,
+    of: Sequence[str] = (),
+    name: str,
 ) -> str:
-    """`<svg>` of lines, with bands where there are few. `name` is unique in its page."""
+    """`<svg>` of lines, with bands where there are few. `of` and `name` as in `stacked`."""
     with_bands = len(series) <= MAX_BANDS
     across, up = _scales(at_ms, *_range(series, with_bands))
     drawn, wanted = [], []
@@ -81,7 +116,7 @@ def lines(
             f'{band}<path class="line" d="{path(line)}"/></g>'
         )
         wanted.append((min(max(line[-1][1], TOP), HEIGHT - BOTTOM), each, amount(float(f"{last:.3g}"))))
-    return _picture(title, across, up, at_ms, changes, drawn, wanted, name, percent=False)
+    return _picture(title, across, up, at_ms, marks, drawn, wanted, name, of, percent=False)
 
 
 def _band(at_ms: Sequence[int], each: CourseOfArm, across: Scale, up: Scale) -> str:
@@ -118,17 +153,25 @@ def _picture(
     across: Scale,
     up: Scale,
     at_ms: Sequence[int],
-    changes: Sequence[int],
+    marks: Sequence[TimeMark],
     drawn: Sequence[str],
     wanted: Sequence[tuple[float, CourseOfArm, str]],
     name: str,
+    of: Sequence[str],
     *,
     percent: bool,
 ) -> str:
     right, base = WIDTH - RIGHT, HEIGHT - BOTTOM
+    # What a script needs to find the values at a place.
+    found_by = (
+        f'data-of="{escape(json.dumps(list(of)))}" data-frame="{LEFT} {right} {TOP} {base}" '
+        f'data-span="{at_ms[0]} {at_ms[-1]}" '
+        if of
+        else ""
+    )
     parts = [
         f'<svg class="picture" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'aria-label="{escape(_described(title, wanted))}" xmlns="http://www.w3.org/2000/svg">',
+        f'{found_by}aria-label="{escape(_described(title, wanted))}" xmlns="http://www.w3.org/2000/svg">',
         f'<text class="title" x="0" y="14">{escape(title)}</text>',
         f'<clipPath id="frame-{name}"><rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{base - TOP}"/>'
         "</clipPath>",
@@ -140,14 +183,31 @@ def _picture(
         parts.append(f'<text class="soft" x="{LEFT - 6}" y="{y}" dy=".34em" text-anchor="end">{text}</text>')
     for time_ms, text in _times(at_ms[0], at_ms[-1]):
         parts.append(
-            f'<text class="soft" x="{coordinate(across(time_ms))}" y="{base + 16}" text-anchor="middle">{text}</text>'
+            f'<text class="soft" x="{coordinate(across(time_ms))}" y="{base + 16}" text-anchor="middle" '
+            f'data-at="{time_ms}">{text}</text>'
         )
-    parts += [f'<g clip-path="url(#frame-{name})">', *drawn, "</g>"]
-    for time_ms in changes:
-        if at_ms[0] <= time_ms <= at_ms[-1]:
-            x = coordinate(across(time_ms))
-            parts.append(f'<line class="change" x1="{x}" x2="{x}" y1="{TOP}" y2="{base}"/>')
+    parts += [f'<g clip-path="url(#frame-{name})">', *drawn, "</g>", *_marked(marks, at_ms, across)]
     return "\n".join([*parts, *_labels(wanted), "</svg>"])
+
+
+def _marked(marks: Sequence[TimeMark], at_ms: Sequence[int], across: Scale) -> list[str]:
+    """Lines of the marks within the times, and the labels that have room beside those before."""
+    parts, room_from = [], LEFT - LABEL_ROOM
+    for mark in sorted(marks):
+        if not at_ms[0] <= mark.at_ms <= at_ms[-1]:
+            continue
+        place = across(mark.at_ms)
+        x, label = coordinate(place), ""
+        if mark.label and place >= room_from:
+            label = (
+                f'<text class="label" x="{x}" y="{TOP - 3}" text-anchor="middle">{escape(mark.label)}</text>'
+            )
+            room_from = place + LABEL_ROOM
+        told = f"<title>{escape(mark.told)}</title>" if mark.told else ""
+        parts.append(
+            f'<g>{told}<line class="change" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>{label}</g>'
+        )
+    return parts
 
 
 def _labels(wanted: Sequence[tuple[float, CourseOfArm, str]]) -> list[str]:

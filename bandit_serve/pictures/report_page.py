@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
 from html import escape
 
 import msgspec
 
-from bandit_serve.base.clock import unix_ms
-from bandit_serve.pictures.course import CourseOfArm, lines, stacked
+from bandit_serve.pictures.courses import Courses, marks_of
 from bandit_serve.pictures.metric_section import estimates, metric_section
 from bandit_serve.pictures.page_style import PAGE_STYLE
 from bandit_serve.pictures.segment_section import segment_section
@@ -55,7 +52,7 @@ def report_page(shown: Shown, theme: Theme | None = None) -> str:
 
 def pictures_of(shown: Shown) -> list[str]:
     """Pictures of the objective and over time, the same as on the page."""
-    return [*estimates(shown, shown.metrics[0]), *_course(shown)]
+    return [*estimates(shown, shown.metrics[0]), *course(shown)]
 
 
 def _note(shown: Shown) -> str:
@@ -130,43 +127,13 @@ def _open_windows(shown: Shown) -> str:
 
 
 def _over_time(shown: Shown) -> str:
-    pictures = "".join(_course(shown))
+    pictures = "".join(course(shown))
     return f'<section><h2>Over time</h2><div class="pictures">{pictures}</div></section>' if pictures else ""
 
 
-def _course(shown: Shown) -> list[str]:
+def course(shown: Shown) -> list[str]:
     """Shares, and the objective's means and differences, over time; nothing where less than two times are known."""
-    history, name = shown.history, shown.metrics[0].name
-    if len(history.at) < 2:
+    courses = Courses(shown, marks_of(shown))
+    if not courses.are_known:
         return []
-    at_ms = [unix_ms(datetime.fromisoformat(at)) for at in history.at]
-    changes = [unix_ms(datetime.fromisoformat(change.at)) for change in shown.changes]
-    arms = list(enumerate(history.arms.items()))
-    shares = [CourseOfArm(arm, k, over_time.share) for k, (arm, over_time) in arms]
-    means = [
-        CourseOfArm(arm, k, metric.mean, *_ends(metric.interval))
-        for k, (arm, over_time) in arms
-        for metric in (over_time.metrics[name],)
-    ]
-    pictures = [
-        stacked(at_ms, shares, "Share of traffic", changes),
-        lines(at_ms, means, f"Mean of {name}", changes, name="means"),
-    ]
-    differences = [
-        CourseOfArm(arm, k, metric.difference, *_ends(metric.difference_interval))
-        for k, (arm, over_time) in arms
-        for metric in (over_time.metrics[name],)
-        if arm != shown.control
-    ]
-    if differences:
-        title = f"Difference to {shown.control}"
-        pictures.append(lines(at_ms, differences, title, changes, name="differences"))
-    return pictures
-
-
-def _ends(
-    intervals: Sequence[tuple[float, float] | None],
-) -> tuple[list[float | None], list[float | None]]:
-    return [None if each is None else each[0] for each in intervals], [
-        None if each is None else each[1] for each in intervals
-    ]
+    return [figure.svg for figure in (courses.shares(), *courses.of_metric(shown.metrics[0], 0))]

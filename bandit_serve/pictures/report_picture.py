@@ -18,7 +18,9 @@ MARGIN, GAP, HEAD = 28, 36, 64
 PIXEL_RATIO = 2.0
 MAX_TITLE = 70
 FONTS = '"DejaVu Sans", "Noto Sans", "Segoe UI", "Helvetica Neue", Arial, sans-serif'
-_HEIGHT = re.compile(r' height="(\d+)"')
+ALONE = 16
+"""Margin around a picture that stands alone."""
+_WIDTH, _HEIGHT = re.compile(r' width="(\d+)"'), re.compile(r' height="(\d+)"')
 
 
 def report_svg(shown: Shown, theme: Theme = "light") -> str:
@@ -51,6 +53,19 @@ def report_svg(shown: Shown, theme: Theme = "light") -> str:
     )
 
 
+def alone(picture: str, theme: Theme = "light") -> str:
+    """SVG of one picture of a page that needs no page: with its style and colours in it, and a margin around it."""
+    width, height = (int(_found(pattern, picture)) + 2 * ALONE for pattern in (_WIDTH, _HEIGHT))
+    style = with_colours(STYLE, theme)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="{escape(FONTS)}"><style>{style}</style>'
+        f'<rect width="{width}" height="{height}" fill="{PALETTES[theme]["paper"]}"/>'
+        + picture.replace("<svg ", f'<svg x="{ALONE}" y="{ALONE}" ', 1)
+        + "</svg>"
+    )
+
+
 def report_png(shown: Shown, theme: Theme = "light") -> bytes:
     """PNG at twice the size of the SVG. Raises `NotInstalled` without the extra, `BanditServeError` if it fails."""
     resvg = require("resvg_py", "png")
@@ -61,6 +76,10 @@ def report_png(shown: Shown, theme: Theme = "light") -> bytes:
 
 
 def _height(picture: str) -> int:
-    found = _HEIGHT.search(picture)
+    return int(_found(_HEIGHT, picture))
+
+
+def _found(pattern: re.Pattern[str], picture: str) -> str:
+    found = pattern.search(picture)
     assert found is not None
-    return int(found[1])
+    return found[1]

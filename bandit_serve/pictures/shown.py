@@ -53,10 +53,12 @@ def shown_of(
     changes: Sequence[TimelineChange],
     as_of_ms: int,
     looked_up: SegmentReport | None = None,
+    history: ResultsHistory | None = None,
 ) -> Shown:
     """Reads what a page shows of a fold; `record`, `shares` and `as_of_ms` as for a report.
 
-    `looked_up`: results by a field that was not declared. Those by declared dimensions are the fold's.
+    `looked_up`: results by a field that was not declared. Those by declared dimensions are the fold's. `history`:
+    results over time that were read before, where they are recent enough.
     """
     fold, record = fold.complete(), max(record, fold.record, key=lambda known: known.revision)
     made = report(fold, record, shares, as_of_ms)
@@ -64,7 +66,7 @@ def shown_of(
     segments = [segments_of(fold, record, dimension.name) for dimension in declared]
     return Shown(
         made,
-        results_history(fold),
+        results_history(fold) if history is None else history,
         changes,
         explanation(fold, made, changes),
         record.experiment,

@@ -20,6 +20,9 @@ STYLE = """
 .picture .gridline { stroke: var(--grid); stroke-width: 1; }
 .picture .zero { stroke: var(--axis); stroke-width: 1; }
 .picture .change { stroke: var(--axis); stroke-width: 1; stroke-dasharray: 2 3; }
+.picture .label { fill: var(--soft); font-size: 10px; }
+.picture .on-area { fill: var(--paper); font-size: 10.5px; font-weight: 600; }
+.picture .track { fill: var(--grid); }
 .picture .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .picture .band { fill-opacity: .13; stroke: none; }
 .picture .area { fill-opacity: .78; stroke: var(--paper); stroke-width: 1; }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Unpack
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bandit_serve.metrics import KINDS, MAX_VALUE, names_of
 from bandit_serve.policies import _beta, _normal, _poisson
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MIN_SHAPE, MAX_SHAPE = 1e-6, 1e15
 # Bounds how far behind the best, and how much narrower than the widest, a Student posterior is taken to be.
 MAX_SEPARATION = 1e100
+# How much wider than its scale a Student posterior is taken to be.
+MAX_WIDENING = 3.0
 
 Shape = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
@@ -56,12 +58,14 @@ class Likelihood(NamedTuple):
     """Model of rewards of a kind of objective.
 
     prior: its numbers, in their order. chooser: the sampler in C. best: from the statistics of E arms and their
-    priors, (E, P), to the probability that each is the best.
+    priors, (E, P), to the probability that each is the best. moments: from the same to the posteriors' means and
+    standard deviations, (E,) each, of rewards scaled to [0, 1] where they have bounds.
     """
 
     prior: type[Struct]
     chooser: object
     best: Callable[[Statistics, NDArray[np.float64]], Vector]
+    moments: Callable[[Statistics, NDArray[np.float64]], tuple[Vector, Vector]]
 
 
 def beta_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector:
@@ -84,9 +88,27 @@ def student_shares(statistics: Statistics, prior: NDArray[np.float64]) -> Vector
     return student_best(np.maximum(behind, -MAX_SEPARATION), np.maximum(width, 1.0 / MAX_SEPARATION), df)
 
 
-BETA = Likelihood(BetaPrior, _beta.CHOOSER, beta_shares)
-POISSON = Likelihood(GammaPrior, _poisson.CHOOSER, gamma_shares)
-NORMAL = Likelihood(NormalPrior, _normal.CHOOSER, student_shares)
+def beta_moments(statistics: Statistics, prior: NDArray[np.float64]) -> tuple[Vector, Vector]:
+    n, total = statistics["n"], statistics["total"]
+    alpha, beta = prior[:, 0] + total, prior[:, 1] + (n - total)
+    size = alpha + beta
+    return alpha / size, np.sqrt((alpha / size) * (beta / size) / (size + 1.0))
+
+
+def gamma_moments(statistics: Statistics, prior: NDArray[np.float64]) -> tuple[Vector, Vector]:
+    shape, rate = _poisson.posterior(**statistics, prior=np.ascontiguousarray(prior))
+    return shape / rate, np.sqrt(shape) / rate
+
+
+def student_moments(statistics: Statistics, prior: NDArray[np.float64]) -> tuple[Vector, Vector]:
+    loc, scale, df = _normal.posterior(**statistics, prior=np.ascontiguousarray(prior))
+    # With 2 degrees of freedom or fewer there is no standard deviation.
+    return loc, scale * np.sqrt(df / np.maximum(df - 2.0, df / MAX_WIDENING**2))
+
+
+BETA = Likelihood(BetaPrior, _beta.CHOOSER, beta_shares, beta_moments)
+POISSON = Likelihood(GammaPrior, _poisson.CHOOSER, gamma_shares, gamma_moments)
+NORMAL = Likelihood(NormalPrior, _normal.CHOOSER, student_shares, student_moments)
 LIKELIHOODS = {"bernoulli": BETA, "poisson": POISSON, "normal": NORMAL}
 
 
@@ -153,10 +175,29 @@ class Thompson(ContextFreePolicy):
         likelihood, prior = likelihood_of(objective), prior_by_arm(own.prior)
 
         def shares(statistics: Statistics, arms: NDArray[np.intp]) -> Vector:
-            priors = prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
-            return likelihood.best(statistics, priors)
+            return likelihood.best(statistics, _of_arms(prior, arms))
 
         return Rule(shares, likelihood.chooser, prior)
+
+    def moments(
+        self, arms: NDArray[np.intp], pending: ArrayLike | None = None, pending_value: float = 0.0
+    ) -> tuple[Vector, Vector]:
+        """Means and standard deviations, (E,) each, of the posteriors of the mean rewards of `arms`, intp (E,).
+
+        They are in the rewards' own units. pending, pending_value: as in `shares`.
+        """
+        statistics = {name: values[arms] for name, values in self.statistics(pending, pending_value).items()}
+        prior = _of_arms(prior_by_arm(self.given.prior), arms)
+        means, deviations = likelihood_of(self.objective).moments(statistics, prior)
+        reward = self.reward
+        if reward.unbounded:
+            return means, deviations
+        width = reward.ceiling - reward.floor
+        return reward.floor + width * means, width * deviations
+
+
+def _of_arms(prior: NDArray[np.float64], arms: NDArray[np.intp]) -> NDArray[np.float64]:
+    return prior[arms] if len(prior) > 1 else np.repeat(prior, arms.size, axis=0)
 
 
 def likelihood_of(objective: str) -> Likelihood:

@@ -7,6 +7,7 @@ A command (`register`, `move`, `rollback`, `patch`) checks the present state and
     m  ModelChanged          versions as they are from now on, and which one is in production
     l  LayerChanged          an experiment's slots of a layer from now on
     d  MetricDefined         the definition of a metric in the catalogue from now on
+    p  PromotionMoved        a promotion as it is from now on, with the change of its model that belongs to it
     k  KeyCreated            a caller's key from now on
     x  KeyRevoked            a caller's key that is refused from now on
     f  Repaired              an experiment that was set aside is to be folded anew, or is given up; or one is deleted
@@ -27,10 +28,11 @@ from bandit_serve.log.owner import successor
 from bandit_serve.log.repairs import Repaired, Repairs
 from bandit_serve.log.snapshot import Codec, reading
 from bandit_serve.models.onnx.signature import Signature
-from bandit_serve.registry import api_keys, definitions, layers
+from bandit_serve.registry import api_keys, definitions, layers, promotions
 from bandit_serve.registry.api_keys import KeyCreated, KeyRevoked, Keys
 from bandit_serve.registry.definitions import Catalogue, MetricDefined
 from bandit_serve.registry.layers import LayerChanged, Layers
+from bandit_serve.registry.promotions import Promotion, Promotions
 from bandit_serve.upstreams.upstream import Upstream
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
@@ -47,17 +49,18 @@ SERVABLE: tuple[VersionStatus, ...] = ("staged", "shadow", "production", "retire
 MAX_HISTORY = 10_000
 REMOTE = "remote"
 ANNOUNCED, MODEL, LAYER, DEFINED, REPAIRED = b"e", b"m", b"l", b"d", b"f"
-KEY_CREATED, KEY_REVOKED = b"k", b"x"
-REVISIONS = frozenset({MODEL, LAYER, DEFINED, KEY_CREATED, KEY_REVOKED})
+KEY_CREATED, KEY_REVOKED, PROMOTION = b"k", b"x", b"p"
+REVISIONS = frozenset({MODEL, LAYER, DEFINED, KEY_CREATED, KEY_REVOKED, PROMOTION})
 """Kinds of events that are compared with the registry's revision, and counted in it."""
 
 
 class Version(Struct, frozen=True, forbid_unknown_fields=True):
     """One version of a model. `sha256`, `size` (bytes) and `family` are of its artifact, which is gone if `pruned`.
 
-    `signature` is of an ONNX graph, whose family is `onnx`. A version with `remote` has no artifact: its answers come
-    from there, its `sha256` is empty and its `family` is `REMOTE`. Others are written without these fields, as builds
-    that do not know them wrote them.
+    `signature` is of an ONNX graph, whose family is `onnx`. The answers of a version with `remote` come from there. It
+    has no artifact, its `sha256` is empty and its `family` is `REMOTE`. Where a deployment serves it, it may have one,
+    which answers again when that ends. Others are written without these fields, as builds that do not know them wrote
+    them.
     """
 
     model: str
@@ -103,6 +106,13 @@ class ModelChanged(Struct, frozen=True, forbid_unknown_fields=True):
     because: str | None = None
 
 
+class PromotionMoved(Struct, frozen=True, forbid_unknown_fields=True):
+    """Promotion as it is from now on, and with it the change of its model: both in one entry, or neither."""
+
+    promotion: Promotion
+    change: ModelChanged | UnsetType = UNSET
+
+
 class RegisteredModel(Struct, forbid_unknown_fields=True):
     """Model and its versions. `former` were in production before, oldest first: rollback returns to one of these."""
 
@@ -114,7 +124,14 @@ class RegisteredModel(Struct, forbid_unknown_fields=True):
 
 
 RegistryEvent = (
-    ExperimentAnnounced | ModelChanged | LayerChanged | MetricDefined | KeyCreated | KeyRevoked | Repaired
+    ExperimentAnnounced
+    | ModelChanged
+    | LayerChanged
+    | MetricDefined
+    | KeyCreated
+    | KeyRevoked
+    | PromotionMoved
+    | Repaired
 )
 
 
@@ -127,16 +144,17 @@ class RegistryState(Struct, forbid_unknown_fields=True):
     layers: Layers | UnsetType = UNSET
     metrics: Catalogue | UnsetType = UNSET
     keys: Keys | UnsetType = UNSET
+    promotions: Promotions | UnsetType = UNSET
 
 
 _CODEC = Codec(RegistryState, "the registry")
 
 
 class Registry:
-    """Models of a namespace, layers of experiments, the catalogue of metrics, and the keys of callers.
+    """Models of a namespace and their promotions, layers of experiments, the catalogue of metrics, and callers' keys.
 
-    `experiments` are the owners of logs that were announced and not deleted. `layers`, `metrics` and `keys` are each
-    another object after each change.
+    `experiments` are the owners of logs that were announced and not deleted. `layers`, `metrics`, `keys` and
+    `promotions` are each another object after each change.
     """
 
     def __init__(self) -> None:
@@ -148,6 +166,7 @@ class Registry:
         self.layers: Layers = {}
         self.metrics: Catalogue = {}
         self.keys: Keys = {}
+        self.promotions: Promotions = {}
         self._done: dict[str, None] = {}
 
     def apply(self, offset: Offset, event: RegistryEvent) -> None:
@@ -156,7 +175,13 @@ class Registry:
                 if not self.repairs.is_deleted(event.experiment):
                     self.experiments[event.experiment] = None
             case ModelChanged():
+                self.revision += 1
                 self._changed(offset, event)
+            case PromotionMoved():
+                self.revision += 1
+                self.promotions = promotions.with_promotion(self.promotions, event.promotion)
+                if event.change is not UNSET:
+                    self._changed(offset, event.change)
             case LayerChanged():
                 self.revision += 1
                 self.layers = layers.applied(self.layers, event, offset.time_ms)
@@ -186,7 +211,6 @@ class Registry:
         return owner
 
     def _changed(self, offset: Offset, event: ModelChanged) -> None:
-        self.revision += 1
         model = self.models.setdefault(event.model, RegisteredModel(event.model, {}, history=[]))
         for version in event.versions:
             model.versions[version.version] = version
@@ -300,6 +324,65 @@ class Registry:
             return ModelChanged(model, (), record.production, record.former, "promote", who, because)
         return self._promotion(subject, "promote", now_ms, who, reason, because)
 
+    def deploy(
+        self,
+        version: Version,
+        status: VersionStatus,
+        *,
+        now_ms: int,
+        who: str,
+        reason: str,
+        because: str,
+    ) -> ModelChanged | None:
+        """Change by which a deployment serves a version, which has `status` from then on; None where it was made.
+
+        `version` is as it is to be, with its upstream where requests go there, and may be new.
+        """
+        if self.is_done(because):
+            return None
+        record = self.models.get(version.model, RegisteredModel(version.model, {}))
+        before = record.versions.get(version.version)
+        require_deployable(before, status)
+        if status == "production" and (before is None or before.status != "production"):
+            return self._promotion(version, "deploy", now_ms, who, reason, because)
+        changed = _with(version, status, now_ms, reason)
+        return ModelChanged(
+            version.model, (changed,), record.production, record.former, "deploy", who, because
+        )
+
+    def undeploy(
+        self,
+        model: str,
+        version: str,
+        status: Literal["retired", "failed"],
+        *,
+        now_ms: int,
+        who: str,
+        reason: str,
+        because: str,
+    ) -> ModelChanged | None:
+        """Change that ends a version's deployment. Its file, if it has one, answers for it again.
+
+        None where it was made before, or there is no such version. One that was moved meanwhile keeps its status.
+        """
+        record = self.models.get(model)
+        subject = None if record is None else record.versions.get(version)
+        if self.is_done(because) or record is None or subject is None:
+            return None
+        if subject.sha256:
+            subject = msgspec.structs.replace(subject, remote=UNSET)
+        moves = status in MOVES[subject.status]
+        leaves = moves and subject.status == "production"
+        return ModelChanged(
+            model=model,
+            versions=(_with(subject, status if moves else subject.status, now_ms, reason),),
+            production=None if leaves else record.production,
+            former=(*record.former, version) if leaves else record.former,
+            what="undeploy",
+            who=who,
+            because=because,
+        )
+
     def rollback(self, model: str, *, now_ms: int, who: str, reason: str | None = None) -> ModelChanged:
         """Puts the version that was in production before back into production."""
         record = self.model(model)
@@ -356,7 +439,7 @@ class Registry:
     def _promotion(
         self, subject: Version, what: str, now_ms: int, who: str, reason: str | None, because: str | None
     ) -> ModelChanged:
-        record = self.models[subject.model]
+        record = self.models.get(subject.model, RegisteredModel(subject.model, {}))
         versions, former = [_with(subject, "production", now_ms, reason)], record.former
         if record.production is not None:
             predecessor = record.versions[record.production]
@@ -375,6 +458,7 @@ class Registry:
                 self.layers or UNSET,
                 self.metrics or UNSET,
                 self.keys or UNSET,
+                self.promotions or UNSET,
             )
         )
 
@@ -397,11 +481,31 @@ class Registry:
             with reading("the registry"):
                 api_keys.require_sound(fields.keys)
             registry.keys = fields.keys
+        if fields.promotions is not UNSET:
+            with reading("the registry"):
+                promotions.require_sound_promotions(fields.promotions)
+            registry.promotions = fields.promotions
         # Builds that know of no deletion keep them.
         living = (owner for owner in fields.experiments if not registry.repairs.is_deleted(owner))
         registry.experiments = dict.fromkeys(living)
         registry._done = dict.fromkeys(fields.done)
         return registry
+
+
+def require_deployable(version: Version | None, status: VersionStatus) -> None:
+    """Raises `Conflict` where a deployment can not move a version, None if it is new, to `status`."""
+    if version is None:
+        return
+    if version.pruned:
+        raise Conflict(f"The file of {version.version!r} of {version.model!r} was removed by retention.")
+    if version.status == "failed":
+        raise Conflict(
+            f"The version {version.version!r} of {version.model!r} has failed, which is final: register it anew."
+        )
+    if version.status == "production" and status != "production":
+        raise Conflict(
+            f"The version {version.version!r} of {version.model!r} is in production: promote another one first."
+        )
 
 
 def _check_documents(version: Version) -> None:
@@ -421,6 +525,7 @@ _layer = msgspec.msgpack.Decoder(LayerChanged).decode
 _defined = msgspec.msgpack.Decoder(MetricDefined).decode
 _key_created = msgspec.msgpack.Decoder(KeyCreated).decode
 _key_revoked = msgspec.msgpack.Decoder(KeyRevoked).decode
+_promoted = msgspec.msgpack.Decoder(PromotionMoved).decode
 _repaired = msgspec.msgpack.Decoder(Repaired).decode
 
 
@@ -437,6 +542,8 @@ def decode_registry_event(kind: bytes, data: bytes) -> RegistryEvent:
         return _key_created(data)
     if kind == KEY_REVOKED:
         return _key_revoked(data)
+    if kind == PROMOTION:
+        return _promoted(data)
     if kind == REPAIRED:
         return _repaired(data)
     raise ValueError(f"the common log holds an event of a kind that this build does not know: {kind!r}")

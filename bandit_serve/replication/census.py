@@ -7,7 +7,7 @@ import secrets
 import time
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bandit_serve.log import events
 from bandit_serve.log.offset import Offset
@@ -20,12 +20,13 @@ POLL_S = 0.02
 
 
 class WorkerCard(Struct, frozen=True):
-    """Description of a worker, which it announces to the others."""
+    """Description of a worker, which it announces to the others. Builds of before did not name themselves."""
 
     incarnation: int
     pid: int
     host: str
     started_ms: int
+    build: str | UnsetType = UNSET
 
 
 class Answers(Struct, frozen=True):

@@ -62,6 +62,12 @@ class LocalSnapshots:
         self._directory = data_dir / "snapshots" / namespace
         self._lock_fd: int | None = None
         self._sizes: dict[Path, int] = {}
+        self._nbytes = 0
+
+    @property
+    def locked(self) -> bool:
+        """Whether `is_mine` has found that this process writes."""
+        return self._lock_fd is not None
 
     def is_mine(self) -> bool:
         """Whether this process is the one on this host that writes; it remains so until it ends."""
@@ -77,6 +83,7 @@ class LocalSnapshots:
                 return False
             self._lock_fd = fd
             self._sizes = {path: path.stat().st_size for path in self._paths()}
+            self._nbytes = sum(self._sizes.values())
         return True
 
     def close(self) -> None:
@@ -88,7 +95,8 @@ class LocalSnapshots:
         """Writes one file. Raises OSError if the disk is full or all files would be too large."""
         path = self._path(owner)
         body = _CODEC.pack(_File(self._namespace, identity, owner, str(offset), state))
-        if sum(self._sizes.values()) - self._sizes.get(path, 0) + len(body) > MAX_BYTES:
+        more = len(body) - self._sizes.get(path, 0)
+        if self._nbytes + more > MAX_BYTES:
             raise OSError(f"they would take more than {MAX_BYTES} bytes")
         fd, temporary = tempfile.mkstemp(dir=self._directory, prefix=".writing-")
         try:
@@ -99,6 +107,7 @@ class LocalSnapshots:
                 os.fsync(fd)
             os.replace(temporary, path)
             self._sizes[path] = len(body)
+            self._nbytes += more
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -114,7 +123,7 @@ class LocalSnapshots:
         for path in (*self._paths(), *self._directory.glob(".writing-*")):
             if path not in kept:
                 path.unlink(missing_ok=True)
-                self._sizes.pop(path, None)
+                self._nbytes -= self._sizes.pop(path, 0)
 
     def exist(self) -> bool:
         return self._path(COMMON).exists() and self._path(TOKEN_KEYS).exists()

@@ -12,6 +12,7 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.fold import RESULTS_FOLD
+from bandit_serve.log.offset import Offset
 from bandit_serve.replication.second_folds import SecondFolds
 from bandit_serve.results import ResultsFold, TimelineChange
 from bandit_serve.store.store import Store
@@ -30,11 +31,15 @@ class ResultsLog(SecondFolds[ResultsFold]):
 
         If a window has closed since the last entry, a tick is appended first, so that it counts.
         """
+        return await self.read(live, await self.end_of(live), read)
+
+    async def end_of(self, live: LiveExperiment) -> Offset:
+        """Offset of the log's last entry, after a tick where a window has closed since."""
         end = await self._store.last_offset(live.owner)
         due_ms = live.next_close_ms()
         if due_ms is not None and max(due_ms, end.time_ms + 1) <= await self._store.time_ms():
             end = await self._store.append(live.owner, events.TICK, b"")
-        return await self.read(live, end, read)
+        return end
 
 
 def changes_of(live: LiveExperiment) -> list[TimelineChange]:

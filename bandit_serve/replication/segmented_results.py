@@ -16,6 +16,7 @@ from bandit_serve.log.entry import Entry
 from bandit_serve.log.events import Changed
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.reader import event_of, pages
+from bandit_serve.replication.current_tradeoff import current_tradeoff
 from bandit_serve.replication.results_log import ResultsLog
 from bandit_serve.results import Report, ResultsFold, report
 from bandit_serve.results.segment_report import SegmentReport
@@ -45,6 +46,12 @@ class SegmentedResults:
         Raises `InvalidInput` for a field by which results can not be split; for one that was not declared `Conflict`
         where the log is not whole any more or too long, and `Overloaded` while there is another look-up.
         """
+        made = await self._report(live, shares, as_of_ms, field)
+        return msgspec.structs.replace(made, tradeoff=current_tradeoff(live, shares))
+
+    async def _report(
+        self, live: LiveExperiment, shares: dict[str, float], as_of_ms: int, field: str | None
+    ) -> Report:
         record = live.record
         if field is None or field in (record.experiment.dimensions or ()):
             return await self._results.up_to_now(

@@ -15,21 +15,22 @@ from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log.entry import Entry
-from bandit_serve.log.fold import REGISTRY_FOLD
+from bandit_serve.log.fold import POLICY_FOLD, REGISTRY_FOLD
 from bandit_serve.log.offset import START, Offset
 from bandit_serve.log.owner import name_of
-from bandit_serve.log.reader import gap_behind, pages
+from bandit_serve.log.reader import pages
 from bandit_serve.log.times import LAPSE_MS
 from bandit_serve.registry.registry import Registry
 from bandit_serve.replication.beginnings import newest_record, newest_state
 from bandit_serve.replication.local_snapshots import LocalState
 from bandit_serve.store.keys import COMMON
-from bandit_serve.store.store import Store
+from bandit_serve.store.store import Beginning, Store
 
 log = logging.getLogger(__name__)
 
 READ_COUNT = 200
 GATHER_S = 0.02
+LOADED_AT_ONCE, MANY = 100, 8
 RETRY_S = 0.1
 REACH_S = 5.0
 LOOK_S = 1.0
@@ -59,14 +60,21 @@ class Tail:
         """Identity of the store that was read."""
         self._looked_s = -math.inf
         self._to_look_at: list[str] = []
+        self._current_s = time.monotonic()
         self._asked_for: set[str] = set()
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since the replica had all that the logs had."""
+        return time.monotonic() - self._current_s
 
     async def load(self) -> None:
         """Restores the newest snapshots and applies all later entries that the logs have now."""
         self.identity = await self._store.identity()
         await self.load_registry()
-        for owner in list(self._replica.registry.experiments):
-            await self._take_up(owner)
+        owners = list(self._replica.registry.experiments)
+        for start in range(0, len(owners), LOADED_AT_ONCE):
+            await self._take_up_some(owners[start : start + LOADED_AT_ONCE])
         self._replica.repaired.clear()
         self.available = True
 
@@ -97,6 +105,40 @@ class Tail:
     async def load_registry(self) -> None:
         await self._restore_registry()
         await self._read_to_end(COMMON)
+
+    async def _take_up_some(self, owners: list[str]) -> None:
+        """Loads experiments. Of many, those with little to read are read in one go."""
+        asked_s = time.monotonic()
+        many = len(owners) >= MANY
+        beginnings = await self._store.read_beginnings(owners, POLICY_FOLD) if many else {}
+        turn = Turn()
+        for owner in owners:
+            if turn.over:
+                await turn.give_way()
+            begun = beginnings.get(owner)
+            if begun is not None and await self._begin_with(owner, begun):
+                self._complete_s[owner] = asked_s
+            else:
+                await self._take_up(owner)
+
+    async def _begin_with(self, owner: str, begun: Beginning) -> bool:
+        """Loads an experiment from what was read of it; False where that is not enough, or it is set aside."""
+        replica, snapshot = self._replica, begun.snapshot
+        if owner in replica.registry.repairs.given_up or (snapshot is None and begun.trimmed > START):
+            return False
+        with replica.island(name_of(owner)):
+            if snapshot is None:
+                replica.begin_anew(owner)
+            else:
+                try:
+                    live = LiveExperiment.from_state(*snapshot)
+                except Exception:  # whatever bytes can cause: others are tried, and it is logged then
+                    return False
+                if live.omitted != replica.registry.repairs.omitted_before(owner, snapshot.offset):
+                    return False
+                replica.restore(live)
+            await self._apply({owner: begun.entries})
+        return name_of(owner) not in replica.aside
 
     async def _take_up(self, owner: str) -> None:
         """Loads an experiment from its snapshot and log. If that fails, sets it aside with its record."""
@@ -144,6 +186,7 @@ class Tail:
                 await self._look_after_losses()
                 await self._take_up_repaired()
                 await self._recognise_new()
+                asked_s = time.monotonic()
                 news = await self._read_news()
             except StoreUnavailable as error:
                 self._store.outages.failed("read", error)
@@ -154,6 +197,8 @@ class Tail:
             self.available = True
             await self._apply(news)
             self._wake()
+            if all(len(entries) < READ_COUNT for entries in news.values()):
+                self._current_s = asked_s if news else time.monotonic()
             if not self._waiting:
                 await self._gather()
 
@@ -216,15 +261,19 @@ class Tail:
 
     async def _read_news(self) -> dict[str, list[Entry]]:
         """Reads new entries. Logs that were trimmed past their position are left out."""
-        owners = list(self._replica.positions)
         asked_s = time.monotonic()
-        news = await self._store.read_any(self._replica.positions, READ_COUNT)
+        news, read, unbroken = await self._store.read_any(self._replica.positions, READ_COUNT)
         await self._look_before(news)
-        answered_s = time.monotonic()
-        for owner in owners:
-            # A log that was read to its end a moment ago cannot have been trimmed past that end since.
-            lapsed = answered_s - self._complete_s.get(owner, -math.inf) > LAPSE_MS / 1000
-            if lapsed and await self._is_behind(owner):
+        # A log that was read to its end a moment ago cannot have been trimmed past that end since.
+        since_s = time.monotonic() - LAPSE_MS / 1000
+        lapsed = [
+            owner
+            for owner in read
+            if self._complete_s.get(owner, -math.inf) < since_s and owner not in unbroken
+        ]
+        behind = await self._behind(lapsed)
+        for owner in read:
+            if owner in behind:
                 news.pop(owner, None)
             elif len(news.get(owner, ())) < READ_COUNT:
                 self._complete_s[owner] = asked_s
@@ -246,6 +295,7 @@ class Tail:
         reached = asyncio.get_running_loop().create_future()
         self._waiting.append((owner, offset, reached))
         self._hurry.set()
+        self._store.expect(owner)
         try:
             async with asyncio.timeout(REACH_S):
                 await reached
@@ -343,13 +393,16 @@ class Tail:
                     break
                 await self._apply({owner: page.entries})
 
-    async def _is_behind(self, owner: str) -> bool:
-        """Whether entries are missing between the applied ones and those just read, which then must not be applied."""
-        position = self._replica.positions.get(owner)
-        if position is None:  # it was deleted meanwhile
-            return True
-        gap = await gap_behind(self._store, owner, position)
-        return gap is not None and await self._start_over(owner, gap)
+    async def _behind(self, owners: list[str]) -> set[str]:
+        """Returns those of which entries are missing between the applied ones and those just read, which then must not
+        be applied.
+        """
+        trimmed = await self._store.trimmed_of(owners) if owners else {}
+        behind = {owner for owner in owners if owner not in self._replica.positions}  # deleted meanwhile
+        for owner, through in trimmed.items():
+            if owner not in behind and await self._start_over(owner, through):
+                behind.add(owner)
+        return behind
 
     async def _start_over(self, owner: str, trimmed: Offset) -> bool:
         """Restores the snapshot of a log that was trimmed past its position; False where it needs none."""

@@ -13,6 +13,7 @@ from bandit_serve.results.over_time import (
     TimelineChange,
     results_history,
     timeline,
+    traffic_of,
 )
 from bandit_serve.results.report import ArmResult, Report, SampleRatio, report, segments_of
 from bandit_serve.results.segment_report import SegmentReport, SegmentResult
@@ -41,4 +42,5 @@ __all__ = [
     "results_history",
     "segments_of",
     "timeline",
+    "traffic_of",
 ]

@@ -8,6 +8,7 @@ from bandit_serve.experiments.spec import Experiment
 from bandit_serve.results.decision import Decision
 from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.report import Report, SampleRatio
+from bandit_serve.results.tradeoff_result import ConstraintResult, TradeoffResult
 
 Fact = tuple[str, str]
 SRM = {
@@ -26,9 +27,30 @@ def facts_of(report: Report, experiment: Experiment) -> list[Fact]:
         facts.append(("Crossovers", f"{report.crossovers:,} units that were later served another arm"))
     if report.interleaving is not UNSET:
         facts += _interleaving(report.interleaving, experiment)
+    if report.tradeoff is not UNSET:
+        facts += _tradeoff(report.tradeoff)
     facts.append(("Decision", _decision(report.decision)))
     to_go = _to_go(report.decision)
     return facts if to_go is None else [*facts, ("To go", to_go)]
+
+
+def _tradeoff(tradeoff: TradeoffResult) -> list[Fact]:
+    facts = [("Constraint", _constraint(each)) for each in tradeoff.constraints]
+    if len(tradeoff.weights) > 1:
+        terms = " + ".join(f"{weight:g} {name}" for name, weight in tradeoff.weights.items())
+        value = "not known yet" if tradeoff.value is None else f"{tradeoff.value:.4g} by the current shares"
+        facts.insert(0, ("Weighted sum", f"{terms}: {value}"))
+    return facts
+
+
+def _constraint(result: ConstraintResult) -> str:
+    bound = f"at least {result.at_least}" if result.at_most is UNSET else f"at most {result.at_most}"
+    said = f"{result.metric} {bound}"
+    if result.mean is None or result.se is None:
+        return f"{said}: not known yet"
+    kept = "kept" if result.met else "not kept"
+    price = "no shares keep it" if result.price is None else f"price {result.price:.3g}"
+    return f"{said}: {kept} by the current shares, at {result.mean:.4g} ± {result.se:.2g}; {price}"
 
 
 def p_text(value: float) -> str:

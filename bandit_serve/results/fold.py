@@ -36,6 +36,8 @@ from bandit_serve.results.companions import Paired
 from bandit_serve.results.decision import Noted, judge, noted
 from bandit_serve.results.early import EarlyRewards
 from bandit_serve.results.evidence import Evidence
+from bandit_serve.results.failing_arm import watched
+from bandit_serve.results.failure_runs import FailureRuns
 from bandit_serve.results.floors import Floors
 from bandit_serve.results.harm_evidence import HarmEvidence
 from bandit_serve.results.history import PastResults
@@ -70,10 +72,11 @@ class ResultsFold:
 
     `exposures` int64 (K,) counts the exposures seen, `sums` and `evidence` are what estimates and p-values are made
     from, `pairs` and `pair_evidence` those of metrics with a companion, `segmented` those by segment, `harm` is the
-    evidence on guardrails (None without any), `noted` the decision at the last look (None without one), `pending` and
-    `crossovers` as in the contract. `n_features` is d of the vectors x that go with decisions, 0 without context and
-    covariates. `offset` is that of the last entry, `now_ms` the latest time of one; `omitted` counts the omissions that
-    it has met (`repairs.py`). `history` keeps what was known before.
+    evidence on guardrails (None without any), `failure_runs` what the test of failing arms needs (None without it),
+    `noted` the decision at the last look (None without one), `pending` and `crossovers` as in the contract.
+    `n_features` is d of the vectors x that go with decisions, 0 without context and covariates. `offset` is that of the
+    last entry, `now_ms` the latest time of one; `omitted` counts the omissions that it has met (`repairs.py`).
+    `history` keeps what was known before.
 
     look_up: names of context fields that are dimensions in place of those that the experiment declares.
     """
@@ -105,6 +108,8 @@ class ResultsFold:
         self.evidence = Evidence.none(n_metrics, n_arms)
         guarded = any(metric.is_guardrail for metric in experiment.metrics)
         self.harm = HarmEvidence.none(n_metrics, n_arms) if guarded else None
+        self._watched = watched(experiment)
+        self.failure_runs = None if self._watched is None else FailureRuns.none(n_arms)
         self.noted: Noted | None = None
         self._window_ms = experiment.attribution.window_ms
         self._shares = ShareHistory(kernels.first_shares(experiment), kernels.most_vectors(experiment))
@@ -277,6 +282,8 @@ class ResultsFold:
         self._shape.check(event)
         x = self._logged(event.x, len(event.rows))
         rewards = columns.RewardColumns(np.ascontiguousarray(event.rows), x, revised)
+        if self._watched is not None and self.failure_runs is not None:
+            self.failure_runs.take(rewards.rows, self._watched, time_ms)
         if self.contests is not None:
             experiment = self.record.experiment
             objective = experiment.metrics.index(experiment.objective)
@@ -377,6 +384,8 @@ class ResultsFold:
         """Makes room for the arms that have come. What was decided before them says nothing about them."""
         if self.harm is not None:
             self.harm.grow(n_arms)
+        if self.failure_runs is not None:
+            self.failure_runs.grow(n_arms)
         for evidence in (self.evidence, self.pair_evidence):
             evidence.grow(n_arms, looked=bool(self.sums.counts().any()))
         self.exposures = np.pad(self.exposures, (0, n_arms - len(self.exposures)))
@@ -433,6 +442,8 @@ class ResultsFold:
         parts: StateColumns = {}
         if self.harm is not None:
             parts["harm"] = vars(self.harm)
+        if self.failure_runs is not None:
+            parts["failure_runs"] = vars(self.failure_runs)
         if self._notes.uploads:
             parts["uploads"] = self._notes.uploads.state()
         if self.noted is not None:
@@ -513,6 +524,8 @@ class ResultsFold:
         fold.evidence = Evidence.from_state(state["evidence"])
         if "harm" in state:
             fold.harm = HarmEvidence(**state["harm"])
+        if "failure_runs" in state:
+            fold.failure_runs = FailureRuns(**state["failure_runs"])
         if "decision" in state:
             fold.noted = Noted.from_columns(state["decision"], len(experiment.arms))
         fold._shares = ShareHistory.from_state(state["shares"], kernels.most_vectors(experiment))

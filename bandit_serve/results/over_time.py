@@ -153,6 +153,22 @@ class OverTime:
         )
 
 
+def traffic_of(fold: ResultsFold, most: int) -> list[tuple[int, int]]:
+    """Log times and decisions until then: the start, at most so many of the points that a fold kept, and now.
+
+    Nothing is computed for them, unlike for `OverTime`.
+    """
+    fold = fold.complete()
+    at_ms, exposures = fold.history.column("at_ms"), fold.history.column("exposures").sum(axis=1)
+    chosen = np.unique(np.linspace(0, len(at_ms) - 1, min(most, len(at_ms))).round().astype(np.int64))
+    kept = list(zip(at_ms[chosen].tolist(), exposures[chosen].tolist(), strict=True))
+    now = (int(fold.now_ms), int(fold.exposures.sum()))
+    first_ms = fold.record.started_ms
+    if first_ms is not None and (not kept or first_ms < kept[0][0]):
+        kept.insert(0, (first_ms, 0))
+    return [*(each for each in kept if each[0] < now[0]), now] if now[1] else []
+
+
 def results_history(fold: ResultsFold, points: int = MAX_POINTS) -> ResultsHistory:
     """History of all metrics at up to so many `points`."""
     over_time = OverTime.of(fold, points)

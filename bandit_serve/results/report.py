@@ -21,6 +21,7 @@ from bandit_serve.results.segment_report import SegmentReport, segment_report
 from bandit_serve.results.sequence import holm, p_value
 from bandit_serve.results.tables import table_of
 from bandit_serve.results.to_go import to_go
+from bandit_serve.results.tradeoff_result import TradeoffResult
 
 
 class ArmResult(Struct, frozen=True):
@@ -56,6 +57,7 @@ class Report(Struct, frozen=True):
     decision: Decision
     interleaving: InterleavingResult | UnsetType = UNSET
     segments: SegmentReport | UnsetType = UNSET
+    tradeoff: TradeoffResult | UnsetType = UNSET
 
 
 def report(

@@ -38,6 +38,7 @@ FIXED: dict[str, frozenset[str] | None] = {
     "beginnings": frozenset({"closed", "counts"}),
     "evidence": None,
     "harm": None,
+    "failure_runs": None,
     "decision": None,
     "raw": None,
     "quantiles": frozenset({"kept", "halvings", "sizes"}),

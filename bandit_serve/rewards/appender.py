@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit_serve.api.rewards import RewardVerdict
+from bandit_serve.base.spans import child_span
 from bandit_serve.errors import UnreadableEntry
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.log._rewards import counting_places, event_places
 from bandit_serve.log.events import REWARD, pack_rewards
+from bandit_serve.log.owner import name_of
 from bandit_serve.log.times import COUNTED_MS
 from bandit_serve.rewards.event_ids import NO_EVENT
 from bandit_serve.rewards.group_commit import Batch, GroupCommit, Rows
@@ -63,6 +65,7 @@ class RewardAppender:
     ) -> None:
         self._store = store
         self._owner = owner
+        self._about = {"db.system.name": "redis", "bandit_serve.experiment": name_of(owner)}
         self.learn(experiment)
         self._window_ms = experiment.attribution.window_ms
         self._by_unit = experiment.unit == "user"
@@ -100,7 +103,8 @@ class RewardAppender:
         retry counts each of them at most once.
         """
         self._check(rows, x)
-        letters = await self._rewards.submit([*self._batches(rows, x, self._max_rows)])
+        with child_span("append rewards", "client", **self._about):
+            letters = await self._rewards.submit([*self._batches(rows, x, self._max_rows)])
         if BY_EVENTS not in letters:
             return letters
         verdicts = np.frombuffer(letters, np.uint8).copy()
@@ -134,7 +138,8 @@ class RewardAppender:
         """
         self._check(rows, x)
         commit = self._new_events if only_new else self._events
-        return await commit.submit([*self._batches(rows, x, self._max_events, events)])
+        with child_span("append events", "client", **self._about):
+            return await commit.submit([*self._batches(rows, x, self._max_events, events)])
 
     def _check(self, rows: Rows, x: NDArray[np.float32] | None) -> None:
         row_bytes = rows.itemsize if x is None else rows.itemsize + x.itemsize * x.shape[1]

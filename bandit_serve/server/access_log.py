@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 
-from bandit_serve.server.wire import TAGS
+from bandit_serve.server.forwarded import client_of
+from bandit_serve.server.wire import TAGS, TENANT
 
 
 class AccessLog(AbstractAccessLogger):
@@ -17,7 +18,7 @@ class AccessLog(AbstractAccessLogger):
         resource = None if info is None else info.route.resource
         self.logger.info(
             '%s "%s %s HTTP/%d.%d" %d %d %.1f ms "%s" "%s"',
-            request.remote or "unix",
+            client_of(request),
             request.method,
             request.path_qs,
             *request.version,
@@ -27,6 +28,7 @@ class AccessLog(AbstractAccessLogger):
             request.headers.get(hdrs.REFERER, "-"),
             request.headers.get(hdrs.USER_AGENT, "-"),
             extra={
+                "tenant": request.get(TENANT),
                 "route": None if resource is None else resource.canonical,
                 "status": response.status,
                 "duration_ms": round(time * 1000, 3),

@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from multidict import istr
 
 from bandit_serve.errors import Forbidden
+from bandit_serve.server.forwarded import Proxies
 from bandit_serve.server.wire import SENT_BY_ANY_PAGE, essence
 from bandit_serve.settings import Settings
 
@@ -31,17 +32,25 @@ class Admission:
     """
 
     def __init__(self, settings: Settings, *, loopback: bool) -> None:
+        self.proxies = Proxies(settings)
         self._loopback = loopback
         self._hosts = frozenset(settings.allowed_host_names)
         self._origins = frozenset(settings.allowed_origins)
 
-    def check(self, method: str, headers: Mapping[str, str]) -> None:
-        """Raises `Forbidden` for a request from a page of another site, or under a foreign host name."""
+    def check(self, method: str, headers: Mapping[str, str], forwarded_host: str | None = None) -> None:
+        """Raises `Forbidden` for a request from a page of another site, or under a foreign host name.
+
+        `forwarded_host` is the name that the page knows where a proxy that is believed says another than its own. After
+        DNS rebinding a page can send the proxy's headers, too, so the `Host` must be ours all the same.
+        """
         host = headers.get(hdrs.HOST)
-        if host is not None and not self.knows(host):
-            raise Forbidden(
-                f"The Host {host[:128]!r} is not of this machine; the setting allowed_hosts names those that are ours."
-            )
+        for name in (host, forwarded_host):
+            if name is not None and not self.knows(name):
+                raise Forbidden(
+                    f"The Host {name[:128]!r} is not of this machine; "
+                    "the setting allowed_hosts names those that are ours."
+                )
+        host = forwarded_host or host
         origin, site = headers.get(hdrs.ORIGIN), headers.get(SEC_FETCH_SITE)
         if origin is None and site is None:
             return
@@ -53,7 +62,7 @@ class Admission:
                 ):
                     raise Forbidden("A page may send JSON or MessagePack here, with its Content-Type.")
                 return
-            if not _is_own(origin, host):
+            if not is_own(origin, host):
                 raise Forbidden(
                     f"A page of {origin[:128]!r} may not talk to this service; "
                     "the setting cors_origins names those that may."
@@ -81,7 +90,7 @@ def is_loopback(name: str) -> bool:
         return False
 
 
-def _is_own(origin: str, host: str | None) -> bool:
+def is_own(origin: str, host: str | None) -> bool:
     """Whether the page came from this service. `https` counts as well, for a proxy that ends TLS."""
     scheme, _, rest = origin.lower().partition("://")
     return host is not None and scheme in ("http", "https") and rest == host.lower()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bandit_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from bandit_serve.server.tracing import Collector
 
 # Of a worker, by its `status_fd`: it serves; it takes no more connections.
 READY, DRAINING = b"r", b"d"
@@ -42,6 +46,8 @@ class Assignment:
     status_fd: int
     counters_fd: int
     beats_fd: int
+    stacks_fd: int
     n_slots: int
     slot: int
     quiet_s: float | None = 0.0
+    collector: Collector | None = None

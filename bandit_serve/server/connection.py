@@ -34,6 +34,8 @@ class Connection(web.RequestHandler):
         "_unread_since_s",
         "_wire",
         "crowded",
+        "paused",
+        "tenant",
     )
 
     def __init__(self, connections: Connections, manager: web.Server, **options: Any) -> None:
@@ -48,6 +50,10 @@ class Connection(web.RequestHandler):
         # The parent forgets its transport when it begins to close it.
         self._wire: asyncio.Transport | None = None
         self.crowded = False
+        # Whether the answer to a request too many waits.
+        self.paused = False
+        # Of whom it was used last.
+        self.tenant: str | None = None
 
     @property
     def idle(self) -> bool:
@@ -58,10 +64,20 @@ class Connection(web.RequestHandler):
         )
 
     @property
+    def _peer(self) -> str | None:
+        """Address at the other end."""
+        name = None if self._wire is None else self._wire.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else None
+
+    @property
+    def _is_encrypted(self) -> bool:
+        return self._wire is not None and self._wire.get_extra_info("ssl_object") is not None
+
+    @property
     def waits(self) -> bool:
-        """Whether the connection can not go on before its caller sends or reads more."""
+        """Whether the connection does nothing before its caller sends or reads more, or that caller's pause ends."""
         request = self._current_request
-        return self.idle or (request is not None and not request.content.is_eof())
+        return self.idle or self.paused or (request is not None and not request.content.is_eof())
 
     @property
     def quiet_since_s(self) -> float:
@@ -109,8 +125,8 @@ class Connection(web.RequestHandler):
         """Answers the requests that came before the caller closed its side, and then closes."""
         self._half_closed = True
         self._end_the_body()
-        # `start()` may not have begun to wait yet.
-        if self.idle or not self._request_count:
+        # `start()` may not have begun to wait yet. With TLS, the transport closes whatever is said here.
+        if self.idle or not self._request_count or self._is_encrypted:
             return False
         if not self._messages:
             self._close = True

@@ -17,6 +17,17 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.definitions import DefinitionList, DefinitionUses, DefinitionView
+from bandit_serve.api.deployments import (
+    BuildRequest,
+    BuiltImage,
+    Canary,
+    CanaryRequest,
+    DeploymentList,
+    DeploymentLogs,
+    DeploymentRequest,
+    DeploymentView,
+    StopDeploymentRequest,
+)
 from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
 from bandit_serve.api.inference import (
     IndexEntry,
@@ -25,6 +36,8 @@ from bandit_serve.api.inference import (
     InferenceResponse,
     ModelMetadata,
 )
+from bandit_serve.api.keys import CreatedKey, KeyList, KeyRequest
+from bandit_serve.api.promotions import CancelRequest, PromotionList, PromotionRequest, PromotionView
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
 from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -45,6 +58,51 @@ from bandit_serve.server.route import BatchAnswer
 TOKEN = "Af9PqR0JbC3kWmYx8sT1uQ"
 MODEL = {"id": "ranker", "version": "v2"}
 CONTEXT = {"hour": 9, "device": "ios"}
+PROMOTION_PLAN = {
+    "offline": "rmse <= 1.01 * current.rmse",
+    "shadow": {"requests": 1_000, "gate": "errors <= 0.01 and latency_ms <= 20"},
+    "ramp": {"steps": [0.01, 0.05, 0.2, 0.5], "each": "1h", "guardrails": ["error=0.05"]},
+    "experiment": "ranker-v2",
+}
+PROMOTED = {
+    "id": "p1",
+    "model": "ranker",
+    "version": "v2",
+    "former": "v1",
+    "state": "shadow",
+    "plan": PROMOTION_PLAN,
+    "steps": [
+        {
+            "step": "offline",
+            "began_at": "2026-03-02T09:00:00.000Z",
+            "ended_at": "2026-03-02T09:00:00.500Z",
+            "passed": True,
+            "reason": "rmse 0.87 is <= 1.01 × current.rmse 0.89.",
+            "evidence": {
+                "gate": "rmse <= 1.01 * current.rmse",
+                "metrics": {"rmse": 0.87},
+                "current": {"rmse": 0.89},
+            },
+        },
+        {
+            "step": "shadow",
+            "began_at": "2026-03-02T09:00:00.500Z",
+            "ended_at": None,
+            "passed": None,
+            "reason": None,
+            "evidence": {},
+        },
+    ],
+    "next": {
+        "step": "ramp",
+        "detail": "It has to score 1,000 requests, and the gate to be open: errors <= 0.01 and latency_ms <= 20",
+        "share": 0.01,
+    },
+    "who": "ops",
+    "began_at": "2026-03-02T09:00:00.000Z",
+    "ended_at": None,
+    "reason": None,
+}
 DECIDED = {
     "decision_id": TOKEN,
     "experiment": "ranker-v2",
@@ -98,7 +156,55 @@ REFUSED = {
 }
 
 # By type, and by a name of the case.
+SERVED = {"model": "ranker", "version": "v2", "sha256": "5f" * 32}
+DEPLOYMENT = {
+    "name": "ranker",
+    "container_id": "4c01db0b339c6ea95a3b7c0a6fbe1f2d",
+    "image": "ranker:2",
+    "status": "running",
+    "health": "healthy",
+    "url": "http://127.0.0.1:8100",
+    "exit_code": None,
+    "ready": True,
+    "model": "ranker",
+    "version": "v2",
+    "environment": "staging",
+}
 EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
+    BuildRequest: {"serving": {"tag": "ranker:2", "network": "host", "model": "ranker", "version": "v2"}},
+    BuiltImage: {"serving": {"tag": "ranker:2", "image": "sha256:9c1f", "size": 276252283, **SERVED}},
+    DeploymentRequest: {
+        "service": {"name": "shop", "tag": "shop:1", "port": 8100, "memory": "512m", "cpus": 1.0},
+        "serving": {
+            "name": "ranker",
+            "tag": "ranker:2",
+            "port": 8100,
+            "serving": {"model": "ranker", "version": "v2", "environment": "staging"},
+        },
+    },
+    DeploymentView: {"serving": DEPLOYMENT},
+    DeploymentList: {"one": {"deployments": [DEPLOYMENT]}},
+    DeploymentLogs: {"lines": {"lines": ["bandit-serve is ready on http://0.0.0.0:8000 with 1 worker"]}},
+    StopDeploymentRequest: {"timeout": {"timeout": "10s"}},
+    CanaryRequest: {
+        "ramp": {
+            "model": "ranker",
+            "version": "v2",
+            "experiment": "ranker-v2",
+            "ramp": {"from": 0.01, "over": "1h"},
+            "guardrail": "error=0.05",
+        }
+    },
+    Canary: {
+        "arm": {
+            "experiment": "ranker-v2",
+            "arm": "canary-v2",
+            "model": "ranker",
+            "version": "v2",
+            "guardrail": "error=0.05",
+            "paused": False,
+        }
+    },
     DecideRequest: {
         "unit": {"unit": "u1"},
         "context": {"unit": "u1", "context": CONTEXT, "eligible": ["control", "challenger"]},
@@ -286,6 +392,19 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "layer": {"name": "checkout", "share": 0.5},
             "keep_assigned": True,
         },
+        "several metrics": {
+            "id": "search",
+            "arms": [{"name": "small"}, {"name": "large"}],
+            "policy": {"kind": "thompson"},
+            "metrics": [
+                {"name": "conversion", "kind": "binary", "role": "objective"},
+                {"name": "latency_ms", "kind": "continuous", "goal": "minimize"},
+                {"name": "refund", "kind": "continuous", "goal": "minimize"},
+            ],
+            "attribution": {"missing": "ignore"},
+            "constraints": [{"metric": "latency_ms", "at_most": 250}],
+            "weights": {"refund": -0.02},
+        },
         "catalogue": {
             "id": "one-page",
             "arms": [{"name": "control"}, {"name": "one_page"}],
@@ -375,6 +494,33 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             },
         },
     },
+    KeyRequest: {
+        "serves": {"scope": "serve", "name": "shop", "expires": "90d"},
+        "of_a_tenant": {"scope": "admin", "name": "ops", "tenant": "shop"},
+    },
+    CreatedKey: {"key": {"id": "mzxw6ytboi4dcmjs", "key": "bsk_mzxw6ytboi4dcmjs_SECRET"}},
+    KeyList: {
+        "one": {
+            "keys": [
+                {
+                    "id": "mzxw6ytboi4dcmjs",
+                    "name": "shop",
+                    "scope": "serve",
+                    "tenant": None,
+                    "status": "valid",
+                    "created_at": "2026-03-02T09:00:00.000Z",
+                    "created_by": "ops",
+                    "expires_at": "2026-05-31T09:00:00.000Z",
+                    "revoked_at": None,
+                    "revoked_by": None,
+                }
+            ]
+        }
+    },
+    PromotionRequest: {"plan": {"version": "v2", "plan": PROMOTION_PLAN}},
+    PromotionView: {"shadow": PROMOTED},
+    PromotionList: {"one": {"promotions": [PROMOTED]}},
+    CancelRequest: {"reason": {"reason": "v3 comes instead"}},
     PatchRequest: {"metrics": {"metrics": {"rmse": 0.87}, "metadata": {"note": "of March"}}},
     RollbackRequest: {"reason": {"reason": "slower than v1"}},
     StatusRequest: {"production": {"status": "production", "reason": "won ranker-v2"}},

@@ -5,6 +5,8 @@ writes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -13,6 +15,7 @@ from bandit_serve.errors import StoreUnavailable
 from bandit_serve.node import Node
 from bandit_serve.replication.census import WorkerCard
 from bandit_serve.server.metrics import Counters
+from bandit_serve.store.store import LOADED_MS
 
 # Each is a write, too: whether the store takes any is known by it when no caller writes.
 EVERY_S = 1.0
@@ -49,6 +52,27 @@ class Heartbeat:
                 await asyncio.sleep(EVERY_S)
             except StoreUnavailable:
                 await asyncio.sleep(AGAIN_S)
+
+    async def run_beside(self) -> None:
+        """Does for a tenant what the heartbeat of its worker does not: reports the models, where there are others.
+
+        While writes of the tenant fail, they are reported each time: nobody else may write there when that is over.
+        """
+        store = self._node.store
+        reported: bytes | None = None
+        reported_s = 0.0
+        while True:
+            self._publish()
+            if self._node.tail.available:
+                self._node.troubles.end(STARTED_WITHOUT_STORE)
+            loaded = msgspec.msgpack.encode(self._node.models.contents())
+            now_s = time.monotonic()
+            is_due = len(self._node.models) and now_s - reported_s > LOADED_MS / 4000
+            if loaded != reported or is_due or store.outages.writes_fail:
+                with contextlib.suppress(StoreUnavailable):
+                    await store.report_loaded(self._card.incarnation, loaded)
+                    reported, reported_s = loaded, now_s
+            await asyncio.sleep(EVERY_S)
 
     def _compare_clocks(self) -> None:
         """Begins or ends the trouble `clock_off`. Log time does not depend on this machine's clock."""

@@ -2,7 +2,7 @@
 
 No task, no request object, no headers looked at but those that matter. What is unusual in any way falls through to
 the application, which has the same endpoints as ordinary routes. This sits on the inside of aiohttp's
-`RequestHandler`, so the versions of aiohttp that it was tested with are pinned in pyproject.toml.
+`RequestHandler`, so the versions of aiohttp that it was tested with are pinned, in the extra `server`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,31 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11, RawRequestMessage
+from msgspec import UNSET
 from multidict import CIMultiDictProxy
 
+from bandit_serve.base.log_fields import LOG_FIELDS
 from bandit_serve.base.request_tags import RequestTags, tagged
+from bandit_serve.errors import LimitReached, RateExceeded
+from bandit_serve.registry.api_keys import ApiKey
 from bandit_serve.server.admission import SEC_FETCH_SITE, Admission
 from bandit_serve.server.authentication import Authentication, Needed
 from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections
+from bandit_serve.server.forwarded import X_HOST
+from bandit_serve.server.gate import RequestGate
 from bandit_serve.server.problems import head_of, lines_of, problem_parts
 from bandit_serve.server.route import Route
 from bandit_serve.server.service import Service
+from bandit_serve.server.tracing import Tracing
 from bandit_serve.server.wire import Reply, tags_of, too_large
+
+if TYPE_CHECKING:
+    from bandit_serve.server.site import Site
 
 Endpoint = Callable[[str, Mapping[str, str], bytes], Reply | Awaitable[Reply]]
 
@@ -48,10 +58,22 @@ class Hot(NamedTuple):
 class Lane:
     """Table of hot paths. Paths of existing experiments are kept after their first request, at most `MAX_PATHS`."""
 
-    def __init__(self, service: Service, admission: Admission, authentication: Authentication) -> None:
+    def __init__(
+        self,
+        service: Service,
+        admission: Admission,
+        authentication: Authentication,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.service = service
+        self.tracing = tracing
+        self.tags_of = tags_of if tracing is None else tracing.tags_of
         self.admission = admission
         self.authentication = authentication
+        self.gate = service.gate
+        self.tenant = service.tenant
+        self.sites: Mapping[str, Site] = {}
+        """Sites of the tenants that are loaded: requests with their keys go to lanes of their own."""
         self._paths: dict[str, Hot] = {}
         self._patterns: list[tuple[re.Pattern[str], Hot]] = []
 
@@ -142,7 +164,15 @@ class LaneProtocol(Connection):
             or self.crowded
         ):
             return False
-        service, hot, headers = self._lane.service, self._lane.find(message.path), message.headers
+        lane, headers, key = self._lane, message.headers, None
+        if not lane.authentication.is_open:
+            key = lane.authentication.key(headers)
+            if key is not None and key.tenant is not UNSET:
+                site = lane.sites.get(key.tenant)
+                if site is None:
+                    return False
+                lane, self.tenant = site.lane, key.tenant
+        service, hot = lane.service, lane.find(message.path)
         if hot is None or service.draining or not service.ready or hdrs.EXPECT in headers:
             return False
         if not self._is_plainly_admitted(headers):
@@ -152,53 +182,95 @@ class LaneProtocol(Connection):
         self._messages.popleft()
         self._parser.message_consumed()
         self._manager.requests_count += 1
-        self._tags = tags_of(headers)
+        self._tags = self._lane.tags_of(headers)
+        logged = None if lane.tenant is None else LOG_FIELDS.set({"tenant": lane.tenant})
         if self._tags is None:
-            self._answer(hot, headers, payload)
+            self._answer(lane, hot, headers, payload, key)
         else:
             with tagged(self._tags):
-                self._answer(hot, headers, payload)
+                self._answer(lane, hot, headers, payload, key)
+        if logged is not None:
+            LOG_FIELDS.reset(logged)
         return True
 
-    def _answer(self, hot: Hot, headers: CIMultiDictProxy[str], payload: Any) -> None:
+    def _answer(
+        self, lane: Lane, hot: Hot, headers: CIMultiDictProxy[str], payload: Any, key: ApiKey | None
+    ) -> None:
         started_s = time.perf_counter()
         try:
             body = payload.read_nowait()
-            self._lane.authentication.caller(hot.needs, headers)
+            if key is None:
+                lane.authentication.caller(hot.needs, headers)
+            else:
+                lane.authentication.require(hot.needs, key)
+            if lane.gate is not None:
+                lane.gate.admit()
             if len(body) > hot.max_body:
                 raise too_large(hot.max_body)
             reply = hot.endpoint(hot.name, headers, body)
+        except RateExceeded as error:
+            self._slow_down(lane, hot, error, started_s)
+            return
         except Exception as error:
-            self._refuse(hot, error, started_s)
+            self._refuse(lane, hot, error, started_s)
             return
         if isinstance(reply, Reply):
             self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
-            self._lane.service.counters.request(hot.label, 200, time.perf_counter() - started_s)
+            self._count(lane, hot, 200, started_s)
         else:
-            self._request_in_progress = True
-            self._stay_open()
-            self._answering = self._loop.create_task(self._answer_later(hot, reply, started_s))
+            self._begin_to_answer(lane, hot, reply, started_s)
 
-    def _is_plainly_admitted(self, headers: Mapping[str, str]) -> bool:
+    def _begin_to_answer(self, lane: Lane, hot: Hot, reply: Awaitable[Reply], started_s: float) -> None:
+        self._request_in_progress = True
+        self._stay_open()
+        self._answering = self._loop.create_task(self._answer_later(lane, hot, reply, started_s))
+
+    def _slow_down(self, lane: Lane, hot: Hot, error: RateExceeded, started_s: float) -> None:
+        """Refuses one request too many, later if there are many of them."""
+        assert lane.gate is not None
+        pause_s = lane.gate.pause_s()
+        if pause_s:
+            self._begin_to_answer(lane, hot, self._refusal(lane.gate, error, pause_s), started_s)
+        else:
+            self._refuse(lane, hot, error, started_s)
+
+    async def _refusal(self, gate: RequestGate, error: RateExceeded, pause_s: float) -> Reply:
+        self.paused = True
+        try:
+            await gate.pause(pause_s)
+        finally:
+            self.paused = False
+        raise error
+
+    def _is_plainly_admitted(self, headers: CIMultiDictProxy[str]) -> bool:
         """Whether the request has one of our host names and no header of a browser; if not, `Admission` decides."""
-        if hdrs.ORIGIN in headers or SEC_FETCH_SITE in headers:
+        if hdrs.ORIGIN in headers or SEC_FETCH_SITE in headers or hdrs.COOKIE in headers:
+            return False
+        admission = self._lane.admission
+        if admission.proxies and self._is_forwarded_for_another(admission, headers):
             return False
         host = headers.get(hdrs.HOST)
         if host != self._host:
-            if host is not None and not self._lane.admission.knows(host):
+            if host is not None and not admission.knows(host):
                 return False
             self._host = host
         return True
 
-    async def _answer_later(self, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
+    def _is_forwarded_for_another(self, admission: Admission, headers: CIMultiDictProxy[str]) -> bool:
+        """Whether a proxy that is believed says a host that is not ours."""
+        if X_HOST not in headers and hdrs.FORWARDED not in headers:
+            return False
+        host = admission.proxies.read(self._peer, headers).host
+        return host is not None and not admission.knows(host)
+
+    async def _answer_later(self, lane: Lane, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
         try:
             reply = await coming
         except Exception as error:
-            self._refuse(hot, error, started_s)
+            self._refuse(lane, hot, error, started_s)
         else:
             self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
-            counters = self._lane.service.counters
-            counters.request(hot.label, 200, time.perf_counter() - started_s)
+            self._count(lane, hot, 200, started_s)
         finally:
             self._answering = None
             self._request_in_progress = False
@@ -208,10 +280,18 @@ class LaneProtocol(Connection):
         if self._half_closed and self.idle:
             self.force_close()
 
-    def _refuse(self, hot: Hot, error: Exception, started_s: float) -> None:
+    def _refuse(self, lane: Lane, hot: Hot, error: Exception, started_s: float) -> None:
+        if isinstance(error, LimitReached) and lane.gate is not None:
+            lane.gate.count(error)
         status, headers, body = problem_parts(error)
         self._write(status, lines_of(headers), body)
-        self._lane.service.counters.request(hot.label, status, time.perf_counter() - started_s)
+        self._count(lane, hot, status, started_s)
+
+    def _count(self, lane: Lane, hot: Hot, status: int, started_s: float) -> None:
+        elapsed_s = time.perf_counter() - started_s
+        lane.service.counters.request(hot.label, status, elapsed_s)
+        if lane.tracing is not None and self._tags is not None:
+            lane.tracing.request(self._tags, hot.label, status, elapsed_s, hot.name)
 
     def _write(self, status: int, headers: str, body: bytes) -> None:
         transport = self.transport

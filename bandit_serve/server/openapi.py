@@ -11,7 +11,7 @@ from bandit_serve.base.names import Name
 from bandit_serve.server.dialects import Dialect, dialect_of
 from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import TITLES
-from bandit_serve.server.route import BatchAnswer, Query, Route
+from bandit_serve.server.route import BatchAnswer, HtmlPage, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
 from bandit_serve.server.wire import JSON
 
@@ -19,6 +19,7 @@ CREATED = 201
 NO_CONTENT = 204
 NOT_MODIFIED = 304
 OF_ANY_REQUEST = (400, 403)
+OF_A_CALLER = (401, 429)
 OF_A_BODY = (400, 408, 413, 415)
 ETAG = {"description": "The revision, for `If-Match`.", "schema": {"type": "string"}}
 IF_MATCH = {
@@ -51,6 +52,7 @@ TAGS = {
     "definitions": "Catalogue of metrics, which experiments may name.",
     "covariates": "Numbers of units from before an experiment, which make its intervals narrower.",
     "models": "Registry of models and their versions.",
+    "keys": "Keys of callers.",
     "operations": "Health, statistics, this description.",
 }
 ABOUT = (
@@ -101,7 +103,7 @@ def statuses(route: Route) -> tuple[int, ...]:
     if not route.open:
         possible.add(503)
     if route.needs != "nothing":
-        possible.add(401)
+        possible.update(OF_A_CALLER)
     if route.conditional:
         possible.add(NOT_MODIFIED)
     succeeds = route.answers is not None or route.status == NO_CONTENT
@@ -117,6 +119,8 @@ def _kinds(route: Route) -> list[Any]:
 
 def _alternatives(route: Route) -> tuple[Any, ...]:
     answers = route.answers
+    if answers is HtmlPage:
+        return ()
     return answers if isinstance(answers, tuple) and not isinstance(answers, BatchAnswer) else (answers,)
 
 
@@ -174,6 +178,8 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     is_success = status == route.status or (route.makes and status == CREATED)
     if not is_success or route.answers is None:
         return {"$ref": f"#/components/responses/{dialect_of(route.path).name}{status}"}
+    if route.answers is HtmlPage:
+        return {"description": route.summary, "content": {"text/html": {"schema": {"type": "string"}}}}
     if route.answers is str:
         return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
     kinds = list(_alternatives(route))
@@ -207,6 +213,6 @@ def _problem(status: int, dialect: Dialect, schemas: Schemas) -> Schema:
         "description": TITLES[status][1],
         "content": {dialect.media: {"schema": schemas.of(dialect.kind)}},
     }
-    if status == 503:
+    if status in (429, 503):
         response["headers"] = {"Retry-After": RETRY_AFTER}
     return response

@@ -38,9 +38,10 @@ STATUS: Mapping[type[Exception], int] = {
     errors.Conflict: 409,
     errors.Late: 410,
     errors.PreconditionFailed: 412,
+    errors.LimitReached: 429,
     errors.StateFault: 500,
     errors.LogLost: 500,
-    errors.NotBuilt: 501,
+    errors.SwitchedOff: 501,
     errors.NotInstalled: 501,
     errors.Unavailable: 503,
 }
@@ -56,13 +57,15 @@ TITLES: Mapping[int, tuple[str, str]] = {
     412: ("precondition-failed", "Changed since it was read"),
     413: ("too-large", "Too large"),
     415: ("unsupported-media-type", "Unsupported content type"),
+    429: ("too-many-requests", "Too many requests"),
     500: ("internal-error", "Internal error"),
-    501: ("not-built", "Not built, or not installed here"),
+    501: ("not-built", "Not built, installed or turned on here"),
     503: ("unavailable", "Try again later"),
 }
 # Errors whose type is not that of their status.
 TYPES: Mapping[type[Exception], tuple[str, str]] = {
     errors.RewardConflict: ("reward-conflict", "Another reward was counted"),
+    errors.LimitReached: ("limit-reached", "A limit of the caller is reached"),
     errors.NotBegun: ("not-begun", "Try again later; nothing was begun"),
 }
 
@@ -142,8 +145,8 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer to an exception."""
     body = problem(error)
     headers = {"Content-Type": PROBLEM_TYPE}
-    if isinstance(error, errors.Unavailable):
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, errors.Unavailable | errors.LimitReached):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif body.status == 503:
         headers["Retry-After"] = "1"
     if body.status == 401:

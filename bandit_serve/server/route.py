@@ -1,4 +1,4 @@
-"""Route: a row of the table in `app.py`, from which routing and `/openapi.json` are made."""
+"""Route: a row of the tables in `routes/`, from which routing and `/openapi.json` are made."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from bandit_serve.server.wire import JSON, MSGPACK
 JSON_ONLY = (JSON,)
 EITHER = (JSON, MSGPACK)
 MULTIPART = ("multipart/form-data",)
+FORM = "application/x-www-form-urlencoded"
+# A reason has a thousand characters, of which each may be written as six.
+REASON_BYTES = 16 * 1024
+# 1,000 arms by name, and a context.
+DECIDE_BYTES = 256 * 1024
+
+
+class HtmlPage:
+    """Answer that is a page for people, in HTML."""
 
 
 class BatchAnswer(NamedTuple):

@@ -27,14 +27,16 @@ from bandit_serve.experiments.audience import (
     OPERATORS,
     AudienceRule,
 )
+from bandit_serve.experiments.constraint import Constraint
 from bandit_serve.experiments.definition import DEFINED, MetricDefinition
 from bandit_serve.experiments.metric import SERVED, Margin, Metric
 from bandit_serve.experiments.named_metric import NamedMetric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
 from bandit_serve.experiments.spec import MAX_METRICS, Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
+from bandit_serve.experiments.tradeoff import MAX_TRADED_ARMS
 from bandit_serve.metrics import KINDS, MAX_VALUE, Ratio, names_of
-from bandit_serve.policies import POLICIES
+from bandit_serve.policies import POLICIES, Thompson
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
@@ -416,8 +418,20 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
     return rules
 
 
+TRADING: Schema = {
+    "required": ["policy"],
+    **having(
+        arms={"maxItems": MAX_TRADED_ARMS},
+        policy=having(kind={"const": Thompson.kind}),
+        stopping={"not": {"required": ["rule"]}, **having(promote_winner={"const": False})},
+    ),
+}
+CONSTRAINT: Schema = {"oneOf": [{"required": ["at_most"]}, {"required": ["at_least"]}]}
+
 EXPERIMENT: Schema = {
     "dependentSchemas": {
+        "weights": {"allOf": [TRADING, having(weights={"minProperties": 1})]},
+        "constraints": {"allOf": [TRADING, having(constraints={"minItems": 1})]},
         "tags": having(tags={"uniqueItems": True}),
         "keep_assigned": {
             "anyOf": [
@@ -490,6 +504,7 @@ RULES: Mapping[type, Schema] = {
     Stopping: STOPPING,
     StoppingRule: STOPPING_RULE,
     AudienceRule: AUDIENCE,
+    Constraint: CONSTRAINT,
     Experiment: {**EXPERIMENT, "properties": {"metrics": METRICS}},
 }
 
@@ -554,7 +569,10 @@ BEYOND: Mapping[type, str] = {
         "The names of arms, of metrics and of context fields are each unique; `control` is an arm; the window is of "
         "10 ms to 90 days; arms have as many `features` each, models at most 512 and 1,024 coefficients; the objective "
         "is the metric with that role or else the first without one; `dimensions` are context fields with `values`, "
-        "and segments times metrics times arms are 65,536 at most."
+        "and segments times metrics times arms are 65,536 at most. `weights` and `constraints` name other metrics "
+        "whose mean is looked at, each bound once; a weight has the sign of its metric's goal, a bound is one that "
+        "some means keep and others do not, and where a missing reward is 0 each metric has that value. An objective "
+        "of the catalogue asks for `attribution.missing` as one of its kind does."
     ),
     VersionMetadata: (
         "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "

@@ -13,11 +13,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType
+from typing import BinaryIO, cast
 
+from bandit_serve.base.build import build
 from bandit_serve.base.private_files import own_folder
+from bandit_serve.base.process_log import STACKS
 from bandit_serve.base.secrets import concealed
 from bandit_serve.base.terminal import print_line
+from bandit_serve.deployments.bundle import register_bundle
 from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, in_full
 from bandit_serve.node import Node
 from bandit_serve.processes.forked import ForkedProcess
@@ -34,13 +39,15 @@ from bandit_serve.server.assignment import (
 )
 from bandit_serve.server.backoff import Backoff
 from bandit_serve.server.beats import Beats
-from bandit_serve.server.learners import Learners
+from bandit_serve.server.certificate import Certificate, certificate_files
+from bandit_serve.server.companions import Companions
 from bandit_serve.server.listening import bind, is_reachable_by_others, require_keys, turn_away
+from bandit_serve.server.tracing import collector_of
 from bandit_serve.server.worker import collect_less, run_worker
 from bandit_serve.settings import Settings
 from bandit_serve.store import PrivateServer
-from bandit_serve.store.facts import StoreFacts
 from bandit_serve.store.failures import READ_ONLY
+from bandit_serve.store.survey import Survey
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +58,11 @@ KILL_AFTER_S = 5.0
 # A stalled worker has so long to say where it is.
 STACKS_S = 1.0
 OVERSLEPT_S = 5.0
+MAX_STACKS_BYTES = 256 * 1024
 # A worker that turns no loop yet.
 FIRST_BEAT_S = 60.0
+# Before each new attempt to register the model of an image, while the store is slow or away.
+BUNDLE_PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 # Between two starts of a private store that ended; from the first again once it ran for longer than the last.
 STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -60,14 +70,24 @@ STORE_PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 class _Child:
     """Worker process, its slot in the shared memory, and the pipe for its status."""
 
-    def __init__(self, process: ForkedProcess, slot: int, status_fd: int) -> None:
+    def __init__(self, process: ForkedProcess, slot: int, status_fd: int, stacks: BinaryIO) -> None:
         self.process = process
         self.slot = slot
         self.status_fd = status_fd
+        self._stacks = stacks
         self.started_s = time.monotonic()
         self.ready = False
         self.draining = False
         self.kill_at_s: float | None = None
+
+    def stacks(self) -> str:
+        """Stacks that it has written, when it was asked for them; empty if it could not."""
+        self._stacks.seek(0)
+        return self._stacks.read(MAX_STACKS_BYTES).decode(errors="replace").rstrip()
+
+    def close(self) -> None:
+        os.close(self.status_fd)
+        self._stacks.close()
 
     def listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -100,6 +120,9 @@ class Supervisor:
         """Serves until SIGTERM, SIGINT or SIGHUP; returns the exit status."""
         settings = self._settings
         by_others = is_reachable_by_others(settings.host)
+        if (files := certificate_files(settings)) is not None:
+            Certificate.load(files)
+        self._collector = collector_of(settings)
         own_folder(settings.data_dir)
         listener = bind(settings.host, settings.port)
         try:
@@ -115,7 +138,9 @@ class Supervisor:
                 self._listener, self._counters_fd = listener, counters.fileno()
                 self._beats_fd = beats.fileno()
                 self._beats = Beats(self._n_slots, self._beats_fd)
-                self._learners = Learners(settings, self._store_url)
+                self._companions = Companions(settings, self._store_url)
+                # The name of what is imported now, whatever an upgrade writes over it while this runs.
+                build()
                 collect_less()
                 while not self._stopping:
                     self._keep_workers()
@@ -123,7 +148,7 @@ class Supervisor:
                     self._keep_store()
                     self._announce(facts)
                     if self._announced:
-                        self._learners.keep()
+                        self._companions.keep()
                     self._wait(wakeup)
                     if self._lost_for_good():
                         return 1
@@ -140,32 +165,40 @@ class Supervisor:
         self._private = PrivateServer.start_or_adopt(settings.data_dir)
         return self._private.url
 
-    def _check_store(self) -> StoreFacts | None:
+    def _check_store(self) -> Survey | None:
         """Refuses an unfit store before any worker starts; waits for one that is away.
 
         A replica is refused on a host that never worked with this store. On others it may be in the middle of a
         failover.
         """
 
-        async def check() -> StoreFacts:
+        async def check() -> Survey:
             node = Node(self._settings, self._store_url)
             try:
                 facts = await node.store.check()
+                if self._settings.bundle is not None:
+                    await _register_bundle(node, self._settings.bundle)
                 self._has_keys = await _has_keys(node)
                 return facts
             finally:
                 await node.store.close()
 
-        try:
-            return asyncio.run(check())
-        except StoreUnavailable as error:
-            settings = self._settings
-            known = LocalSnapshots(settings.data_dir, settings.namespace).exist()
-            if isinstance(error, StoreRefused) and not (error.what == READ_ONLY and known):
-                raise
-            log.warning("waiting for the store: %s %s", in_full(error), store_advice(settings))
-            self._store_missing = True
-            return None
+        settings, pauses_s = self._settings, list(BUNDLE_PAUSES_S)
+        while True:
+            try:
+                return asyncio.run(check())
+            except StoreUnavailable as error:
+                known = LocalSnapshots(settings.data_dir, settings.namespace).exist()
+                if isinstance(error, StoreRefused) and not (error.what == READ_ONLY and known):
+                    raise
+                if settings.bundle is not None and not pauses_s:
+                    # Whoever restarts an image that serves a model does so until the store is back.
+                    raise
+                log.warning("waiting for the store: %s %s", in_full(error), store_advice(settings))
+                if settings.bundle is None:
+                    self._store_missing = True
+                    return None
+            time.sleep(pauses_s.pop(0))
 
     def _keep_workers(self) -> None:
         for child in list(self._children):
@@ -185,7 +218,7 @@ class Supervisor:
         Workers that started before the last failure share its cause, and so do not lengthen the pause again.
         """
         self._children.remove(child)
-        os.close(child.status_fd)
+        child.close()
         now_s = time.monotonic()
         quick = now_s - child.started_s < QUICK_DEATH_S
         if child.ready and not quick:
@@ -217,15 +250,14 @@ class Supervisor:
             last_s = max(beat_s, child.started_s, self._watching_since_s)
             allowed_s = stall_s if beat_s > child.started_s else max(stall_s, FIRST_BEAT_S)
             if child.kill_at_s is None and now_s - last_s > allowed_s:
-                log.error(
-                    "worker %d has not turned for %g s and is ended; this is where it is:",
-                    child.process.pid,
-                    now_s - last_s,
-                )
+                log.error("worker %d has not turned for %g s and is ended", child.process.pid, now_s - last_s)
                 child.process.send_signal(SAY_STACKS)
                 child.kill_at_s = now_s + STACKS_S
             elif child.kill_at_s is not None and now_s >= child.kill_at_s:
+                if stacks := child.stacks():
+                    log.error("worker %d stood here", child.process.pid, extra={STACKS: stacks})
                 child.process.send_signal(signal.SIGKILL)
+                child.kill_at_s = math.inf
 
     def _lost_for_good(self) -> bool:
         """Whether all first workers ended before one was ready: then restarts do not help."""
@@ -236,13 +268,14 @@ class Supervisor:
         slot = next(slot for slot in range(self._n_slots) if slot not in taken)
         status_read, status_write = os.pipe()
         os.set_blocking(status_read, False)
-        fds = (self._listener.fileno(), status_write, self._counters_fd, self._beats_fd)
+        stacks = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 # it is the child's
+        fds = (self._listener.fileno(), status_write, self._counters_fd, self._beats_fd, stacks.fileno())
         quiet_s: float | None = 0.0
         if self._store_missing and not self._announced:
             # This process has just said it, and one worker says it again for all.
             quiet_s = SAID_EVERY_S if slot == 0 else None
         assignment = Assignment(
-            self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot, quiet_s
+            self._settings, self._store_url, os.getpid(), *fds, self._n_slots, slot, quiet_s, self._collector
         )
         try:
             process = ForkedProcess(
@@ -250,12 +283,13 @@ class Supervisor:
             )
         except OSError as error:
             os.close(status_read)
+            stacks.close()
             log.error("no worker can be started now: %s", error.strerror)
             self._put_off(time.monotonic())
             return
         finally:
             os.close(status_write)
-        self._children.append(_Child(process, slot, status_read))
+        self._children.append(_Child(process, slot, status_read, stacks))
 
     def _keep_store(self) -> None:
         """Starts the private store again when it has ended; after each failure, as on a full disk, it waits longer."""
@@ -272,13 +306,14 @@ class Supervisor:
             log.error("the private store can not be started: %s", in_full(error))
         self._store_at_s = time.monotonic() + pause_s
 
-    def _announce(self, facts: StoreFacts | None) -> None:
+    def _announce(self, facts: Survey | None) -> None:
         ready = sum(child.ready for child in self._children)
         if self._announced or ready < self._settings.workers:
             return
         self._announced = True
         host, port = self._listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._settings.tls_cert is None else "https"
+        address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         workers = "1 worker" if ready == 1 else f"{ready} workers"
         store = "private store" if self._private is not None else "store"
         durability = f" ({facts.durability})" if facts is not None else ""
@@ -301,7 +336,7 @@ class Supervisor:
 
     def _stop(self, wakeup: int) -> int:
         """Ends the workers, which first answer all connections in the socket's queue; returns the exit status."""
-        self._learners.terminate()
+        self._companions.terminate()
         turn_away(self._listener)
         self._listener.close()
         for child in self._children:
@@ -314,8 +349,18 @@ class Supervisor:
                 log.error("worker %d did not leave in time", child.process.pid)
                 child.process.send_signal(signal.SIGKILL)
                 child.process.wait(math.inf)
-        self._learners.wait()
+        self._companions.wait()
         return 0
+
+
+async def _register_bundle(node: Node, folder: str) -> None:
+    await node.tail.load()
+    following = asyncio.create_task(node.tail.run())
+    try:
+        await register_bundle(node, Path(folder))
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _has_keys(node: Node) -> bool | None:

@@ -19,20 +19,25 @@ log = logging.getLogger(__name__)
 WELL_S = 60.0
 
 Run = Callable[[], Coroutine[None, None, None]]
+Leave = Callable[[asyncio.Task[None]], None]
 
 
 class Tasks:
-    """Running background tasks. `failures` counts the restarts of repeated ones."""
+    """Running background tasks. `failures` counts the restarts of repeated ones.
 
-    def __init__(self, troubles: Troubles) -> None:
+    `leave` is called when a vital one ends.
+    """
+
+    def __init__(self, troubles: Troubles, leave: Leave | None = None) -> None:
         self.failures = 0
         self._troubles = troubles
+        self._leave = leave or leave_worker
         self._running: list[asyncio.Task[None]] = []
 
     def vital(self, run: Run) -> None:
-        """Starts a task whose end ends the worker, as it could only seem to work without it."""
+        """Starts a task whose end ends the whole, as that could only seem to work without it."""
         task = asyncio.create_task(run())
-        task.add_done_callback(_leave)
+        task.add_done_callback(self._leave)
         self._running.append(task)
 
     def repeated(self, name: str, run: Run) -> None:
@@ -43,7 +48,7 @@ class Tasks:
 
     async def end(self) -> None:
         for task in self._running:
-            task.remove_done_callback(_leave)
+            task.remove_done_callback(self._leave)
         await end(self._running)
 
     async def _repeat(self, name: str, run: Run) -> None:
@@ -67,7 +72,7 @@ class Tasks:
             await asyncio.sleep(pause_s)
 
 
-def _leave(task: asyncio.Task[None]) -> None:
+def leave_worker(task: asyncio.Task[None]) -> None:
     """Ends the worker, because a vital task has ended; the supervisor starts another, which reads the logs anew."""
     if task.cancelled():
         return

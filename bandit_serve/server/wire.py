@@ -20,6 +20,7 @@ from bandit_serve.base.turns import Turn
 from bandit_serve.base.validation import FindMistakes, as_invalid_input, convert_or_explain, invalid
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.server.arrival import arriving
+from bandit_serve.server.forwarded import client_of
 from bandit_serve.server.repeated import repeated_keys
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ PATIENT_BYTES = 8 * 1024
 MAX_BODY: web.RequestKey[int] = web.RequestKey("max_body", int)
 # Name of the key that a request came with.
 CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
+# Name of the tenant whose key that is.
+TENANT: web.RequestKey[str] = web.RequestKey("tenant", str)
 TAGS: web.RequestKey[RequestTags] = web.RequestKey("tags", RequestTags)
 
 encode_json = msgspec.json.Encoder().encode
@@ -481,7 +484,7 @@ def revision(request: web.Request) -> int | None:
 
 def actor(request: web.Request) -> str:
     """Name of the caller, for the history: that of its key, or where it called from."""
-    return request.get(CALLER) or f"http:{request.remote or 'unix'}"
+    return request.get(CALLER) or f"http:{client_of(request)}"
 
 
 # Names of this type cost a quarter to look up, as they are not folded each time.

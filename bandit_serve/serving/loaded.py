@@ -9,9 +9,18 @@ from collections import OrderedDict
 
 from bandit_serve.base.private_files import translating_disk_full
 from bandit_serve.base.troubles import Troubles
-from bandit_serve.errors import BanditServeError, Conflict, ModelLost, NotInstalled, Unavailable, in_full
+from bandit_serve.errors import (
+    BanditServeError,
+    Conflict,
+    LimitReached,
+    ModelLost,
+    NotInstalled,
+    Unavailable,
+    in_full,
+)
 from bandit_serve.registry.registry import SERVABLE, Version
 from bandit_serve.serving.kinds import VersionOpener
+from bandit_serve.serving.memory import ModelMemory
 from bandit_serve.serving.servable import Servable
 
 log = logging.getLogger(__name__)
@@ -29,6 +38,10 @@ def require_servable(version: Version) -> None:
         raise Conflict(f"The file of {version.version!r} of {version.model!r} was removed by retention.")
     if version.status not in SERVABLE:
         raise Conflict(f"The version {version.version!r} of {version.model!r} is {version.status}.")
+
+
+def _opened(version: Version) -> tuple[str, object]:
+    return version.sha256, version.remote
 
 
 def _lost(version: Version, error: BaseException) -> ModelLost:
@@ -49,15 +62,33 @@ def _again(error: ModelLost) -> ModelLost:
 
 
 class LoadedModels:
-    """Models in memory. `max_bytes` bounds those beyond the live ones; `troubles` gets faulty files of live ones."""
+    """Models in memory. `max_bytes` bounds those beyond the live ones; `troubles` gets faulty files of live ones.
 
-    def __init__(self, opener: VersionOpener, *, max_bytes: int, troubles: Troubles | None = None) -> None:
+    Those `beside` others, of another tenant, share the memory that they have. `limit_bytes` bounds all of them, live
+    ones included.
+    """
+
+    def __init__(
+        self,
+        opener: VersionOpener,
+        *,
+        max_bytes: int,
+        troubles: Troubles | None = None,
+        beside: LoadedModels | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
         self.artifacts = opener.artifacts
         self._open = opener.open
         self._troubles = Troubles() if troubles is None else troubles
         self._lost: dict[Reference, tuple[float, ModelLost]] = {}
-        self._max_bytes = max_bytes
+        self._memory: ModelMemory = ModelMemory(max_bytes) if beside is None else beside._memory
+        self._memory.take_in(self)
+        self._limit_bytes = limit_bytes
+        # The one that is just asked for stays, however large it is.
+        self._kept: Reference | None = None
         self._models: OrderedDict[Reference, Servable] = OrderedDict()
+        # What of a version was opened: a deployment may answer for it, and its file again later.
+        self._opened: dict[Reference, tuple[str, object]] = {}
         self._loading: dict[Reference, asyncio.Task[Servable]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.live: frozenset[Reference] = frozenset()
@@ -87,9 +118,10 @@ class LoadedModels:
         """
         reference = (version.model, version.version)
         loaded = self.get(*reference)
-        if loaded is not None:
+        if loaded is not None and not self.is_outdated(version):
             return loaded
         require_servable(version)
+        self._require_room(version)
         if reference in self._lost and time.monotonic() < self._lost[reference][0]:
             raise _again(self._lost[reference][1])
         task = self._loading.get(reference)
@@ -98,12 +130,28 @@ class LoadedModels:
             self._loading[reference] = task
         return await asyncio.shield(task)
 
+    def is_outdated(self, version: Version) -> bool:
+        """Whether a version is in memory, but answers of another place than it now does."""
+        return self._opened.get((version.model, version.version), _opened(version)) != _opened(version)
+
+    async def try_out(self, version: Version) -> None:
+        """Opens a version and closes it again, beside what is in memory; raises as `load` does."""
+        require_servable(version)
+        model = await asyncio.to_thread(self._read, version)
+        try:
+            await model.warm()
+        finally:
+            await model.close()
+
     async def _load(self, version: Version) -> Servable:
         reference = (version.model, version.version)
         try:
             model = await asyncio.to_thread(self._read, version)
             await model.warm()
-            self._models[reference] = model
+            former = self._models.pop(reference, None)
+            self._models[reference], self._opened[reference] = model, _opened(version)
+            if former is not None:
+                self._close(reference, former)
             if self._lost.pop(reference, None) is not None:
                 log.warning("the model %s %s is back", *reference)
                 self._say_lost()
@@ -150,20 +198,47 @@ class LoadedModels:
         else:
             self._troubles.end(TROUBLE)
 
+    def _require_room(self, version: Version) -> None:
+        """Raises `LimitReached` where a version does not fit beside the live ones, before it is read."""
+        if self._limit_bytes is None:
+            return
+        others = sum(self._models[each].nbytes for each in self.live if each in self._models)
+        if others + version.size > self._limit_bytes:
+            raise LimitReached(
+                f"The model has {version.size} bytes; with those that take traffic it would be more than the "
+                f"{self._limit_bytes} that models may take here.",
+                "model_memory",
+            )
+
+    def _idle(self) -> list[Reference]:
+        return [each for each in self._models if each not in self.live and each != self._kept]
+
+    @property
+    def idle_bytes(self) -> int:
+        return sum(self._models[each].nbytes for each in self._idle())
+
+    def evict_one(self) -> None:
+        reference = self._idle()[0]
+        model = self._models.pop(reference)
+        self._opened.pop(reference, None)
+        self._close(reference, model)
+
     def _evict(self, keep: Reference | None) -> None:
-        idle = [reference for reference in self._models if reference not in self.live and reference != keep]
-        nbytes = sum(self._models[reference].nbytes for reference in idle)
-        for reference in idle:
-            if nbytes <= self._max_bytes:
-                return
-            model = self._models.pop(reference)
-            nbytes -= model.nbytes
-            closing = asyncio.create_task(model.close(), name=f"close {' '.join(reference)}")
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+        self._kept = keep
+        if self._limit_bytes is not None:
+            while self.nbytes > self._limit_bytes and self._idle():
+                self.evict_one()
+        self._memory.make_room()
+        self._kept = None
+
+    def _close(self, reference: Reference, model: Servable) -> None:
+        closing = asyncio.create_task(model.close(), name=f"close {' '.join(reference)}")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Closes all versions."""
+        self._memory.forget(self)
         models = [model.close() for model in self._models.values()]
         self._models.clear()
         await asyncio.gather(*models, *self._closing)

@@ -71,7 +71,7 @@ class OnnxVersion:
     """
 
     def __init__(self, session: Session) -> None:
-        signature = session.signature
+        self.signature = signature = session.signature
         self.nbytes = signature.nbytes
         self.inputs = [_about(each, BY_NUMPY[each.dtype]) for each in signature.inputs]
         self.outputs = outputs_of(signature)

@@ -17,6 +17,7 @@ from bandit_serve.store.store import Store
 
 MAX_ANSWERS = 10_000
 MAX_BYTES = 64 * 2**20
+MAX_TENANT_BYTES = 4 * 2**20
 # What an item of an answer takes in memory beyond the bytes of its id: a tuple, a float, the head of a str.
 ITEM_BYTES = 160
 STORE_TIMEOUT_S = 0.02
@@ -30,8 +31,9 @@ Items = list[tuple[str, float]]
 class TopKCache:
     """Cache of top-k answers up to an age of `lifetime_s`. A slow store is left alone for `STORE_REST_S`."""
 
-    def __init__(self, store: Store | None, *, lifetime_s: float) -> None:
+    def __init__(self, store: Store | None, *, lifetime_s: float, max_bytes: int = MAX_BYTES) -> None:
         self._store = store
+        self._max_bytes = max_bytes
         self._lifetime_s = lifetime_s
         self._answers: OrderedDict[str, tuple[float, Items]] = OrderedDict()
         self._nbytes = 0
@@ -84,7 +86,7 @@ class TopKCache:
             self._forget(digest)
         self._answers[digest] = (time.monotonic() + self._lifetime_s, items)
         self._nbytes += _nbytes(items)
-        while len(self._answers) > MAX_ANSWERS or self._nbytes > MAX_BYTES:
+        while len(self._answers) > MAX_ANSWERS or self._nbytes > self._max_bytes:
             self._forget(next(iter(self._answers)))
 
     def _forget(self, digest: str) -> None:

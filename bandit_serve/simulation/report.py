@@ -17,14 +17,14 @@ from bandit_serve.simulation.trial import SimulatedTrial, checkpoints
 from bandit_serve.simulation.worlds.context_free import ContextFree
 
 
-class Estimate(Struct, frozen=True):
+class MeanOverSeeds(Struct, frozen=True):
     """Mean over seeds; `se`, its standard error, is None for a single seed."""
 
     mean: float
     se: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float]) -> MeanOverSeeds:
         array = np.array(values)
         return cls(float(array.mean()), _error(array) if len(array) > 1 else None)
 
@@ -56,11 +56,11 @@ class PolicySummary(Struct, frozen=True):
     policy: dict[str, Any]
     learns: bool
     min_share: float
-    regret: Estimate
-    behind: Estimate
-    reward: Estimate
-    best_share: Estimate
-    late_best_share: Estimate
+    regret: MeanOverSeeds
+    behind: MeanOverSeeds
+    reward: MeanOverSeeds
+    best_share: MeanOverSeeds
+    late_best_share: MeanOverSeeds
     curve: list[float]
     curve_se: list[float] | None
 
@@ -121,11 +121,11 @@ def _standing(
         policy=contender.summary(),
         learns=contender.learns,
         min_share=min_share,
-        regret=Estimate.of([float(curve[-1]) for curve in curves]),
-        behind=Estimate.of(behind.tolist()),
-        reward=Estimate.of([trial.reward for trial in trials]),
-        best_share=Estimate.of([trial.best for trial in trials]),
-        late_best_share=Estimate.of([trial.late_best for trial in trials]),
+        regret=MeanOverSeeds.of([float(curve[-1]) for curve in curves]),
+        behind=MeanOverSeeds.of(behind.tolist()),
+        reward=MeanOverSeeds.of([trial.reward for trial in trials]),
+        best_share=MeanOverSeeds.of([trial.best for trial in trials]),
+        late_best_share=MeanOverSeeds.of([trial.late_best for trial in trials]),
         curve=curves.mean(axis=0).tolist(),
         curve_se=None if len(trials) == 1 else [_error(column) for column in curves.T],
     )

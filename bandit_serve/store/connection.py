@@ -1,4 +1,4 @@
-"""Connections to a named store.
+"""Connections to servers of a store, in pools.
 
 Nothing is sent twice. By default redis-py re-sends a command whose reply was lost, and a write could then count twice.
 """
@@ -6,28 +6,19 @@ Nothing is sent twice. By default redis-py re-sends a command whose reply was lo
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as TooLong
 
-from bandit_serve.errors import NotBuilt, UsageError
-from bandit_serve.store.facts import check, inspect
+from bandit_serve.store.sentinels import LeadsToMaster, Sentinels
+from bandit_serve.store.tls_contexts import shared_context
+from bandit_serve.store.url import Address, StoreUrl, parse_store_url
 
 TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 32
-DEFAULT_PORT = 6379
-SCHEMES = "redis://, rediss:// or unix://"
-NOT_BUILT = {"redis+cluster": "Redis Cluster", "redis+sentinel": "Redis Sentinel"}
-# The only query arguments that are allowed: redis-py would take any of its own from the URL, retries among them.
-CREDENTIALS = ("username", "password")
-TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-CERT_REQS = ("none", "optional", "required")
-BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 class _Cancellable:
@@ -55,181 +46,84 @@ class _Tcp(_Cancellable, Connection):
 
 
 class _Tls(_Cancellable, SSLConnection):
-    pass
+    async def _connect(self) -> None:
+        self.ssl_context.context = shared_context(self.ssl_context)
+        await super()._connect()  # type: ignore[no-untyped-call]
 
 
 class _Unix(_Cancellable, UnixDomainSocketConnection):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class StoreUrl:
-    """Address and credentials of a store. Neither `str` nor `repr` shows the password."""
-
-    scheme: str
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    db: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: tuple[tuple[str, str | bool], ...] = ()
-
-    def __str__(self) -> str:
-        if self.scheme == "unix":
-            return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}/{self.db}"
-
-    def connection(self) -> dict[str, Any]:
-        """Address and credentials as arguments for redis-py's connection pools."""
-        where: dict[str, Any]
-        if self.scheme == "unix":
-            where = {"connection_class": _Unix, "path": self.path}
-        else:
-            where = {
-                "connection_class": _Tls if self.scheme == "rediss" else _Tcp,
-                "host": self.host,
-                "port": self.port,
-                "socket_keepalive": True,
-                **dict(self.tls),
-            }
-        return {**where, "db": self.db, "username": self.username, "password": self.password}
+class _TcpToMaster(LeadsToMaster, _Tcp):
+    pass
 
 
-def parse_store_url(url: str) -> StoreUrl:
-    """Reads `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS) or `unix:///path[?db=n&password=…]`.
+class _TlsToMaster(LeadsToMaster, _Tls):
+    pass
 
-    Query arguments: `db`, `username`, `password` and, with rediss://, redis-py's `ssl_*` files and checks.
-    Raises UsageError, or NotBuilt for redis+cluster:// and redis+sentinel://. No message quotes the URL: in a malformed
-    one, any piece may belong to the password.
+
+def open_pool(
+    url: str | StoreUrl,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    reply_timeout_s: float | None,
+    max_connections: int = MAX_CONNECTIONS,
+    node: Address | None = None,
+) -> Any:
+    """Makes a pool of connections to a single server, to the master that sentinels name, or to a `node` of a cluster.
+
+    `timeout_s` bounds each of: waiting for a free connection, connecting and sending; `reply_timeout_s` the reply.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise UsageError(
-            "The store's URL cannot be read: write special characters in a password as %xx, "
-            "and the port as a number."
-        ) from None
-    if parts.scheme in NOT_BUILT:
-        raise NotBuilt(
-            f"{NOT_BUILT[parts.scheme]} ({parts.scheme}://) is not supported yet: name a single node."
-        )
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise UsageError(f"The store's URL must begin with {SCHEMES}.")
-    if parts.fragment:
-        raise UsageError("The store's URL has a '#' in it: write it as %23.")
-    query = _query(parts.scheme, parts.query)
-    username = query.pop("username", None) or unquote(parts.username or "") or None
-    password = query.pop("password", None) or unquote(parts.password or "") or None
-    if parts.scheme == "unix":
-        if parts.hostname or not parts.path.startswith("/"):
-            raise UsageError("A unix:// store is named by an absolute path: unix:///path/to/store.sock.")
-        return StoreUrl(
-            "unix",
-            path=unquote(parts.path),
-            db=_database(query.get("db", "0")),
-            username=username,
-            password=password,
-        )
-    return StoreUrl(
-        parts.scheme,
-        host=unquote(parts.hostname or "localhost"),
-        port=port if port is not None else DEFAULT_PORT,
-        db=_database(query.pop("db", "") or parts.path.strip("/") or "0"),
-        username=username,
-        password=password,
-        tls=tuple(sorted((name, _tls_value(name, value)) for name, value in query.items())),
+    url = parse_store_url(url) if isinstance(url, str) else url
+    limits = _limits(timeout_s, reply_timeout_s)
+    return BlockingConnectionPool(
+        max_connections=max_connections, timeout=timeout_s, **limits, **_where(url, node, timeout_s)
     )
 
 
-def open_client(
-    url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS
-) -> Redis:
-    """Makes a client for commands that answer at once; it connects when first used.
-
-    `timeout_s` bounds each of: waiting for a free connection, connecting, sending, and the reply.
-    Replies are bytes. Close it with `aclose()`.
-    """
-    return _client(url, reply_timeout_s=timeout_s, timeout_s=timeout_s, max_connections=max_connections)
-
-
-def open_waiting_client(url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S) -> Redis:
-    """Makes a client as `open_client`, without a limit on sending and reply, for callers that have their own."""
-    return _client(url, reply_timeout_s=None, timeout_s=timeout_s, max_connections=MAX_CONNECTIONS)
-
-
-def open_tail_client(url: str | StoreUrl, *, block_s: float, timeout_s: float = TIMEOUT_S) -> Redis:
-    """Makes a client with one connection, for reads that block in the store for up to `block_s`."""
-    return _client(url, reply_timeout_s=block_s + timeout_s, timeout_s=timeout_s, max_connections=1)
-
-
-async def connect(
-    url: str | StoreUrl, *, timeout_s: float = TIMEOUT_S, max_connections: int = MAX_CONNECTIONS
-) -> Redis:
-    """Makes a client as `open_client` does, and checks that the store answers and may be used.
-
-    Raises StoreUnavailable, StoreRefused, UsageError or NotBuilt.
-    """
-    client = open_client(url, timeout_s=timeout_s, max_connections=max_connections)
-    try:
-        check(await inspect(client))
-    except BaseException:
-        await client.aclose()
-        raise
-    return client
-
-
-async def renew(client: Redis) -> None:
-    """Replaces every connection of a client before its next use; a call under way finishes first.
+async def renew(pool: Any) -> None:
+    """Replaces every connection of a pool before its next use; a call under way finishes first.
 
     After a failover the store's name or virtual address leads to another node, but an open connection does not.
     """
-    # Any: redis-py has no types for it.
-    pool: Any = client.connection_pool
     await pool.update_active_connections_for_reconnect()
     await pool.disconnect(inuse_connections=False)
 
 
-def _client(
-    url: str | StoreUrl, *, reply_timeout_s: float | None, timeout_s: float, max_connections: int
-) -> Redis:
-    where = parse_store_url(url) if isinstance(url, str) else url
-    pool = BlockingConnectionPool(
-        max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=reply_timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+def sentinels_of(url: StoreUrl, timeout_s: float) -> Sentinels:
+    """Sentinels that the URL names, asked over connections of their own: with TLS where the URL says so."""
+
+    def opened(address: Address, username: str | None, password: str | None) -> Any:
+        kind: Any = _Tls if url.encrypted else _Tcp
+        options = {**_limits(timeout_s, timeout_s), **_tcp(url, address)}
+        return kind(username=username, password=password, **options)
+
+    return Sentinels(url, opened, timeout_s)
+
+
+def _where(url: StoreUrl, node: Address | None, timeout_s: float) -> dict[str, Any]:
+    """Address and credentials as arguments for redis-py's pools."""
+    login = {"db": url.db, "username": url.username, "password": url.password}
+    if url.scheme == "unix":
+        return {"connection_class": _Unix, "path": url.path, **login}
+    if url.kind == "sentinel":
+        kind: type = _TlsToMaster if url.encrypted else _TcpToMaster
+        login["sentinels"] = sentinels_of(url, timeout_s)  # type: ignore[assignment]
+    else:
+        kind = _Tls if url.encrypted else _Tcp
+    return {"connection_class": kind, **_tcp(url, node or url.addresses[0]), **login}
+
+
+def _tcp(url: StoreUrl, address: Address) -> dict[str, Any]:
+    return {"host": address.host, "port": address.port, "socket_keepalive": True, **dict(url.tls)}
+
+
+def _limits(timeout_s: float, reply_timeout_s: float | None) -> dict[str, Any]:
+    return {
+        "socket_timeout": reply_timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
         # Protocol 3 is no faster and costs two more round trips for each connection (HELLO, maintenance notifications).
-        protocol=2,
-        **where.connection(),
-    )
-    return Redis.from_pool(pool)
-
-
-def _query(scheme: str, text: str) -> dict[str, str]:
-    allowed = ("db", *CREDENTIALS, *(TLS if scheme == "rediss" else ()))
-    query: dict[str, str] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
-        if name not in allowed:
-            raise UsageError(f"The store's URL has an argument other than {', '.join(allowed)}.")
-        query[name] = value
-    return query
-
-
-def _database(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError("The database in the store's URL must be a number.")
-    return int(text)
-
-
-def _tls_value(name: str, value: str) -> str | bool:
-    if name == "ssl_check_hostname":
-        if value.lower() not in BOOLEANS:
-            raise UsageError(f"{name} in the store's URL must be true or false.")
-        return BOOLEANS[value.lower()]
-    if name == "ssl_cert_reqs" and value not in CERT_REQS:
-        raise UsageError(f"{name} in the store's URL must be one of {', '.join(CERT_REQS)}.")
-    return value
+        "protocol": 2,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from bandit_serve.store.failures import READ_ONLY, translate_errors
 
 MIN_REDIS_VERSION = (6, 2)
 UNKNOWN = "unknown"
+REPLICA = re.compile(r"slave\d+")
 SURVIVES_CRASH = "A 200 survives a crash of the store's process"
 
 
@@ -36,15 +38,22 @@ class StoreFacts:
     role: str
     replicas: int
     cluster_enabled: bool
+    online_replicas: int = 0
+    """Those of the replicas that have the data and follow."""
+    min_replicas: str = "0"
+    """Its min-replicas-to-write."""
+    is_sentinel: bool = False
 
     @property
     def durability(self) -> str:
         """Sentence that says what an acknowledged write survives on this store."""
-        return self._on_this_node() + (
+        return self.on_this_node + (
             "; a failover may lose what no replica had yet." if self.replicas else "."
         )
 
-    def _on_this_node(self) -> str:
+    @property
+    def on_this_node(self) -> str:
+        """What an acknowledged write survives without a failover; a sentence without its full stop."""
         if self.appendonly == "no":
             if self.save == "":
                 return "A 200 means in memory only: a crash or a restart of the store loses everything"
@@ -63,36 +72,41 @@ class StoreFacts:
 
 
 async def inspect(client: Redis) -> StoreFacts:
-    """Reads the store's facts, with one INFO and two CONFIG GET.
+    """Reads a server's facts, with one INFO and three CONFIG GET.
 
-    Where CONFIG is forbidden, as on many managed stores, `appendfsync` and `save` are "unknown".
+    Where CONFIG is forbidden, as on many managed stores, what it would tell is "unknown".
     Raises StoreUnavailable or StoreRefused.
     """
     with translate_errors():
         info = await client.info()
         config: dict[str, str] = {}
         try:
-            for option in ("appendfsync", "save"):
+            for option in ("appendfsync", "save", "min-replicas-to-write"):
                 config |= {str(name): str(value) for name, value in (await client.config_get(option)).items()}
         except ResponseError:
             config = {}
     return _facts(info, config)
 
 
-def check(facts: StoreFacts) -> None:
-    """Raises StoreRefused where rewards could be lost or count twice on this store; the sentence says what to change.
+def check(facts: StoreFacts, *, in_cluster: bool = False) -> None:
+    """Raises StoreRefused where rewards could be lost or count twice on this server; the sentence says what to change.
 
     For a replica the error's `what` is `store_read_only`: after a failover it may be the primary in a moment.
+    in_cluster: the server was named as a node of a cluster.
     """
     if facts.name == "redis" and facts.version < MIN_REDIS_VERSION:
         raise StoreRefused(
             f"The store is Redis {_dotted(facts.version)}: {_dotted(MIN_REDIS_VERSION)} or later, or Valkey, is needed."
         )
+    if facts.is_sentinel:
+        raise StoreRefused(
+            "The store is a sentinel: name it as redis+sentinel://host:port,host:port/SERVICE."
+        )
     if facts.role not in ("master", UNKNOWN):
         raise StoreRefused("The store is a read-only replica: name the primary instead.", what=READ_ONLY)
-    if facts.cluster_enabled:
+    if facts.cluster_enabled and not in_cluster:
         raise StoreRefused(
-            "The store is a node of a Redis Cluster, which is not supported yet: name a single node."
+            "The store is a node of a Redis Cluster: name it as redis+cluster://host:port,host:port."
         )
     if facts.maxmemory_policy != "noeviction":
         raise StoreRefused(
@@ -117,7 +131,14 @@ def _facts(info: Mapping[str, Any], config: Mapping[str, str]) -> StoreFacts:
         role=str(info.get("role", UNKNOWN)),
         replicas=int(info.get("connected_slaves", 0)),
         cluster_enabled=bool(info.get("cluster_enabled", 0)),
+        online_replicas=sum(_is_online(about) for name, about in info.items() if REPLICA.fullmatch(name)),
+        min_replicas=config.get("min-replicas-to-write", UNKNOWN),
+        is_sentinel="sentinel" in (info.get("redis_mode"), info.get("server_mode")),
     )
+
+
+def _is_online(replica: Any) -> bool:
+    return isinstance(replica, Mapping) and replica.get("state") == "online"
 
 
 def _parsed(version: str) -> tuple[int, ...]:

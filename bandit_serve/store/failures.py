@@ -21,7 +21,6 @@ REFUSALS = (
     redis_errors.AuthenticationError,
     redis_errors.AuthenticationWrongNumberOfArgsError,
     redis_errors.AuthorizationError,
-    redis_errors.NoPermissionError,
 )
 
 
@@ -83,6 +82,10 @@ _CODE = re.compile(
     + ") ",
     re.DOTALL,
 )
+# What a login may not do inside a script has no code of its own; the second is Valkey's and later Redis's.
+_DENIED = re.compile(
+    r"The user executing the script can't (?:run this command|access at least one of the keys)|ACL failure in script"
+)
 _BY_CODE = {code: outage for outage in OUTAGES for code in outage.codes}
 
 
@@ -120,15 +123,30 @@ def _cancellations() -> int:
 
 def translate(error: Exception) -> BanditServeError | None:
     """Returns our error for one of redis-py's, or None where it means a bug."""
-    # On a unix socket redis-py wraps any error of the handshake in a ConnectionError.
+    # redis-py wraps what our own part of connecting raises in a ConnectionError, and on a unix socket any error of the
+    # handshake.
     for each in _with_causes(error):
+        if isinstance(each, StoreRefused):
+            return each
         if isinstance(each, REFUSALS):
             refused = StoreRefused("The store rejects the login; check the user name and the password.")
+            return refused.noted(_one_line(each))
+        if _is_denied(each):
+            refused = StoreRefused(
+                "The store's login may not do what is needed; give it the documented commands."
+            )
             return refused.noted(_one_line(each))
     outage = _outage(error)
     if outage is None:
         return None
     return StoreUnavailable(f"{outage.says}.", what=outage.what).noted(_one_line(error))
+
+
+def _is_denied(error: BaseException) -> bool:
+    """Whether the store knows our login, and does not let it do this."""
+    if isinstance(error, redis_errors.NoPermissionError):
+        return True
+    return isinstance(error, redis_errors.ResponseError) and _DENIED.search(str(error)) is not None
 
 
 def _outage(error: Exception) -> Outage | None:

@@ -2,65 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from bandit_serve.errors import StoreUnavailable, TooLarge
-from bandit_serve.store.connection import parse_store_url
+from bandit_serve.errors import TooLarge
+from bandit_serve.store import scripts
+from bandit_serve.store.clock import LogClock
 from bandit_serve.store.failures import translate_errors
 from bandit_serve.store.keys import Keys
+from bandit_serve.store.links import Link, layout_of, open_link
+from bandit_serve.store.outages import Outages
 
 CHUNK_BYTES = 2**20
 MAX_FILE_BYTES = 512 * 2**20
 TIMEOUT_S = 10.0
 UNFINISHED_S = 3_600
 
+T = TypeVar("T")
+
 
 class StoreFiles:
-    """Stores each file as a hash of chunks of 1 MiB, at most 512. Calls block, so they belong into threads."""
+    """Stores each file as a hash of chunks of 1 MiB, at most 512.
+
+    Calls block and turn a loop of their own, so they belong into threads. Each has connections of its own: after an
+    outage another server may be the store.
+    """
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._keys = Keys(namespace)
-        where = parse_store_url(url)
-        given: dict[str, Any] = {"unix_socket_path": where.path} if where.scheme == "unix" else {}
-        if where.scheme != "unix":
-            given = {
-                "host": where.host,
-                "port": where.port,
-                "ssl": where.scheme == "rediss",
-                **dict(where.tls),
-            }
-        self._client: Any = Redis(
-            **given,
-            db=where.db,
-            username=where.username,
-            password=where.password,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._url = url
+        self._keys = Keys(namespace, layout_of(url))
 
-    @contextlib.contextmanager
-    def _calls(self) -> Iterator[None]:
-        """Translates errors, and replaces the connections after an outage: another node may be the store by then."""
-        try:
-            with translate_errors():
-                yield
-        except StoreUnavailable:
-            self._client.connection_pool.disconnect(inuse_connections=False)
-            raise
+    def _call(self, call: Callable[[Link], Awaitable[T]]) -> T:
+        async def run() -> T:
+            link = open_link(self._url, self._keys, Outages(), LogClock(), timeout_s=TIMEOUT_S, block_s=0.0)
+            try:
+                with translate_errors():
+                    return await call(link)
+            finally:
+                await link.close()
+
+        return asyncio.run(run())
 
     def has(self, sha256: str) -> bool:
         """Whether the whole file is there."""
-        with self._calls():
-            return bool(self._client.hexists(self._keys.artifact(sha256), "chunks"))
+        return self._call(lambda link: self._has(link, sha256))
+
+    async def _has(self, link: Link, sha256: str) -> bool:
+        return bool(await link.client.hexists(self._keys.artifact(sha256), "chunks"))
 
     def send(self, sha256: str, path: Path) -> None:
         """Stores a file. Raises `TooLarge` above 512 MiB, `StoreUnavailable` in an outage.
@@ -72,32 +63,33 @@ class StoreFiles:
             raise TooLarge(
                 f"A model file of {size} bytes is too large for the store, which takes {MAX_FILE_BYTES}."
             )
-        key = self._keys.artifact(sha256)
+        self._call(lambda link: self._send(link, sha256, path))
+
+    async def _send(self, link: Link, sha256: str, path: Path) -> None:
+        if await self._has(link, sha256):
+            return
+        key, client = self._keys.artifact(sha256), link.client
         unfinished = f"{key}:{secrets.token_hex(8)}"
-        with self._calls(), open(path, "rb") as file:
-            if self._client.hexists(key, "chunks"):
-                return
-            n = 0
+        n = 0
+        with open(path, "rb") as file:
             while chunk := file.read(CHUNK_BYTES):
-                with self._client.pipeline() as step:
-                    step.hset(unfinished, str(n), chunk).expire(unfinished, UNFINISHED_S)
-                    step.execute()
+                await client.hset(unfinished, str(n), chunk)
+                await client.expire(unfinished, UNFINISHED_S)
                 n += 1
-            with self._client.pipeline() as last:
-                last.hset(unfinished, "chunks", n).persist(unfinished).rename(unfinished, key)
-                last.execute()
+        await scripts.KEEP_FILE.run(link.calls, [unfinished, key], [n])
 
     def fetch(self, sha256: str, into: BinaryIO) -> bool:
         """Writes the file's bytes to `into`; False where the store does not have it."""
+        return self._call(lambda link: self._fetch(link.client, sha256, into))
+
+    async def _fetch(self, client: Any, sha256: str, into: BinaryIO) -> bool:
         key = self._keys.artifact(sha256)
-        with self._calls():
-            n = self._client.hget(key, "chunks")
-            if n is None:
-                return False
-            for number in range(int(n)):
-                into.write(self._client.hget(key, str(number)) or b"")
+        n = await client.hget(key, "chunks")
+        if n is None:
+            return False
+        for number in range(int(n)):
+            into.write(await client.hget(key, str(number)) or b"")
         return True
 
     def delete(self, sha256: str) -> None:
-        with self._calls():
-            self._client.delete(self._keys.artifact(sha256))
+        self._call(lambda link: link.client.delete(self._keys.artifact(sha256)))

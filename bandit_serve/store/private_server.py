@@ -29,6 +29,8 @@ from bandit_serve.errors import StoreUnavailable, UsageError
 from bandit_serve.processes.child import start_child
 from bandit_serve.store.binary import find_server
 
+RESTORING = "restoring"
+"""File in a data directory whose restore has not finished."""
 TIMEOUT_S = 30.0
 STOP_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
@@ -48,9 +50,10 @@ class PrivateServer:
     owner of an adopted server has ended. Calls block; any thread may make them, one at a time.
     """
 
-    def __init__(self, data_dir: Path, binary: Path | None = None) -> None:
+    def __init__(self, data_dir: Path, binary: Path | None = None, *, restores: bool = False) -> None:
         self.data_dir = data_dir.expanduser().absolute()
         self._binary = binary
+        self._restores = restores
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
         self._socket = self.data_dir / "store.sock"
@@ -58,15 +61,20 @@ class PrivateServer:
 
     @classmethod
     def start_or_adopt(
-        cls, data_dir: Path, *, timeout_s: float = TIMEOUT_S, binary: Path | None = None
+        cls,
+        data_dir: Path,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        binary: Path | None = None,
+        restores: bool = False,
     ) -> PrivateServer:
         """Returns when a server answers on the directory, which is created (0700) if it is missing.
 
         `timeout_s` includes the time to load the append-only files. `binary` overrides the search for a server.
-        Raises UsageError where no server is installed or the directory cannot be used, and StoreUnavailable
-        where the server ends or does not answer in time.
+        Raises UsageError where no server is installed, the directory cannot be used, or a restore into it has not
+        finished, unless this one `restores`; and StoreUnavailable where the server ends or does not answer in time.
         """
-        server = cls(data_dir, binary)
+        server = cls(data_dir, binary, restores=restores)
         server._check_directory()
         server._start_or_adopt(timeout_s)
         return server
@@ -126,6 +134,11 @@ class PrivateServer:
                 f"{MAX_SOCKET_PATH_BYTES} are possible): choose a shorter one with --data."
             )
         own_folder(self.data_dir)
+        if not self._restores and os.path.lexists(self.data_dir / RESTORING):
+            raise UsageError(
+                f"A restore into {self.data_dir} has not finished: run `bandit-serve restore` with that backup "
+                "again, or remove the directory."
+            )
         own_folder(self.data_dir / "store")
 
     def _unusable(self, error: OSError) -> UsageError:

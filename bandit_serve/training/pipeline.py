@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from bandit_serve.training.metrics import RATING_METRICS, Metrics, is_better
 from bandit_serve.training.plan import Plan, check_plan
 from bandit_serve.training.pool import Work, run
 from bandit_serve.training.ratings import Ratings
-from bandit_serve.training.record import DataRecord, RunRecord
+from bandit_serve.training.record import MAX_TRIED, DataRecord, RunRecord, TriedParameters
 from bandit_serve.training.space import grid, sample
 from bandit_serve.training.splits import Rows, latest_of_each_user, random_folds, random_split
 from bandit_serve.training.trial import NOT_FITTED, Measure, Trial, fit, measure, new_model, stop_early
@@ -89,7 +90,7 @@ def train(
     started_s = time.perf_counter()
     pairs = data.ratings.pairs
     dropped: dict[str, str] = {}
-    best, trials = _search(data, pairs, plan, dropped, on_progress)
+    best, tried = _search(data, pairs, plan, dropped, on_progress)
     measured = _measure(data, pairs, plan, best, dropped, on_progress)
     baselines = {name: measured[family] for name, family in BASELINES.items()}
     baseline, popular = baselines["baseline"], baselines["popular"]
@@ -122,7 +123,7 @@ def train(
                     code=_code(),
                     seed=plan.seed,
                     split=msgspec.to_builtins(plan.split),
-                    trials=trials[family],
+                    trials=len(tried[family]),
                     seconds=seconds,
                     gates={
                         str(status): gate.text
@@ -132,6 +133,8 @@ def train(
                     status=status,
                     reason=reason,
                     relevant_from=plan.relevant_from,
+                    searched_by=plan.measured(family),
+                    search=_best_first(tried[family], plan.measured(family)),
                 ),
                 errors,
                 status,
@@ -144,6 +147,16 @@ def train(
         failures = "; ".join(f"{family}: {why}" for family, why in dropped.items())
         raise InvalidInput(f"No model came of it. {failures}")
     return TrainingResult(trained, *baseline, *popular, time.perf_counter() - started_s, dropped)
+
+
+def _best_first(trials: list[Trial], metric: str) -> list[TriedParameters]:
+    """Trials for the record, those without a value last."""
+    sign = 1.0 if is_better(metric, 0.0, 1.0) else -1.0
+    ordered = sorted(trials, key=lambda trial: sign * trial.metrics.get(metric, sign * math.inf))
+    return [
+        TriedParameters(trial.parameters, trial.metrics.get(metric), round(trial.seconds, 3), trial.failure)
+        for trial in ordered[:MAX_TRIED]
+    ]
 
 
 def judge(
@@ -183,8 +196,8 @@ def _search(
     plan: Plan,
     dropped: dict[str, str],
     on_progress: Callable[[TrainingProgress], object],
-) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Best parameters of each family, and how many were tried; families in which all diverged are `dropped`."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[Trial]]]:
+    """Best parameters of each family, and all that were tried; families in which all diverged are `dropped`."""
     train_rows, test_rows = (
         random_split(len(data), plan.search.share, plan.seed, pairs)
         if plan.split.kind == "random"
@@ -217,9 +230,9 @@ def _search(
         on_progress(TrainingProgress("search", done, len(works), trial))
 
     best: dict[str, Trial] = {}
-    tried: dict[str, int] = {}
+    tried: dict[str, list[Trial]] = {}
     for trial in run(works, plan.search, report):
-        tried[trial.family] = tried.get(trial.family, 0) + 1
+        tried.setdefault(trial.family, []).append(trial)
         if trial.failure is not None:
             dropped.setdefault(trial.family, trial.failure)
             continue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -11,14 +12,16 @@ from msgspec import Struct, field
 from bandit_serve.base.names import is_name
 from bandit_serve.base.validation import invalid
 from bandit_serve.errors import InvalidInput
-from bandit_serve.models.family import FAMILIES
+from bandit_serve.models.family import BASELINES, FAMILIES
 from bandit_serve.models.ranges import LogUniform, Space, Uniform, Whole
 from bandit_serve.training.columns import RatingColumns
 from bandit_serve.training.gates import Gate
-from bandit_serve.training.metrics import RATING_METRICS
+from bandit_serve.training.metrics import RATING_METRICS, is_better
+from bandit_serve.training.retraining import Retraining
 from bandit_serve.training.space import check_space
 
 METRICS = ("rmse", "mae", "precision", "recall", "ndcg", "coverage")
+RANKING_METRICS = ("precision", "recall", "ndcg")
 RANGES = {"uniform": Uniform, "loguniform": LogUniform, "whole": Whole}
 
 # The smallest error may be that of items which few have rated: whose k best are no better than the most popular items
@@ -61,6 +64,18 @@ class Search(Struct, frozen=True, forbid_unknown_fields=True):
     scheduler: str | None = None
 
 
+class Measured(Protocol):
+    """Version of a family, with its metrics."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+
+M = TypeVar("M", bound=Measured)
+
+
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """Training run. `families`: hyper-parameters of each family, values to choose from, or ranges.
 
@@ -68,7 +83,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     and `production` (`gates.py`), in which `@k` stands for the plan's k. `metric` is what the search looks at and what
     "worse" means; where it is an error of ratings, `ndcg` takes its place for families whose scores are none.
     `relevant_from`: the rating from which on an item is liked; by default what about the upper half of all ratings
-    reach (`Ratings.liked_from`).
+    reach (`Ratings.liked_from`). `retrain`: when `bandit-serve retrain` repeats the run.
     """
 
     data: Data = Data()
@@ -84,6 +99,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     model: str = "recommender"
     tracking: str | None = None
+    retrain: Retraining | None = None
 
     @property
     def measures_rankings(self) -> bool:
@@ -94,7 +110,27 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
         metric = self.metric
         if not (self.measures_rankings or FAMILIES[family].scores_are_ratings):
             metric = "ndcg"
-        return f"{metric}@{self.k}" if metric in ("precision", "recall", "ndcg") else metric
+        return f"{metric}@{self.k}" if metric in RANKING_METRICS else metric
+
+    @property
+    def metric_names(self) -> set[str]:
+        """Names of all metrics that a family and the ones to beat may have."""
+        own = {f"{metric}@{self.k}" if metric in RANKING_METRICS else metric for metric in METRICS}
+        measured = own | {f"time.{name}" for name in own}
+        of_baselines = {f"{baseline}.{name}" for baseline in BASELINES for name in measured}
+        return measured | {"time.gain", "time.gain_z"} | of_baselines
+
+    def best(self, versions: Collection[M]) -> M | None:
+        """Best version on what its family was searched by, or on `ndcg` where those differ; None without any."""
+        searched_by = {self.measured(each.family) for each in versions if each.family in FAMILIES}
+        metric = searched_by.pop() if len(searched_by) == 1 else f"ndcg@{self.k}"
+        best = None
+        for each in versions:
+            if metric in each.metrics and (
+                best is None or is_better(metric, each.metrics[metric], best.metrics[metric])
+            ):
+                best = each
+        return best
 
     def space(self, family: str) -> Space:
         """Search space of a family: the plan's, or else the one that it declares."""
@@ -144,7 +180,15 @@ def check_plan(plan: Plan) -> None:
     if not is_name(plan.model):
         raise InvalidInput(f"model: {plan.model!r} is not a name.")
     for status in plan.gates:
-        plan.gate(status)
+        gate = plan.gate(status)
+        assert gate is not None
+        gate.require_known(plan.metric_names, any_current=True)
+    if plan.retrain is not None:
+        plan.retrain.check()
+        if plan.retrain.gated is not None and "production" in plan.gates:
+            raise InvalidInput(
+                "retrain.gated: expected either this or a gate of production, a way of its own."
+            )
 
 
 def _ranges(family: str, space: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+MAX_TRIED = 50
+
 
 class DataRecord(Struct, frozen=True):
     """Data set of a training run: where it came from, how many ratings, and the SHA-256 of them.
@@ -21,12 +23,22 @@ class DataRecord(Struct, frozen=True):
     repeated: int = 0
 
 
+class TriedParameters(Struct, frozen=True):
+    """Parameters that a search tried: the value of the metric that it searched by, or why there is none."""
+
+    parameters: dict[str, Any]
+    value: float | None
+    seconds: float
+    failure: str | None = None
+
+
 class RunRecord(Struct, frozen=True):
     """Record of a training run: its inputs, as far as they are needed to explain a version and to repeat it.
 
     It is kept in the version's metadata, under `training`. `code` is the package's version and, in a checkout, the
     commit. `baseline` and `popular` are the metrics of the biases alone and of the most popular items.
-    From `relevant_from` on an item counted as liked.
+    From `relevant_from` on an item counted as liked. `search` has the best of what was tried, the best first, by the
+    metric `searched_by`, at most `MAX_TRIED` of them. `began_ms`: log time before the ratings were read.
     """
 
     family: str
@@ -44,3 +56,6 @@ class RunRecord(Struct, frozen=True):
     reason: str
     relevant_from: float | None = None
     popular: dict[str, float] = {}
+    searched_by: str = ""
+    search: list[TriedParameters] = []
+    began_ms: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,7 +17,6 @@ from bandit_serve.changes.layers import settle
 from bandit_serve.changes.promotion import promote_winner, promotion
 from bandit_serve.errors import BanditServeError, StoreUnavailable, in_full
 from bandit_serve.experiments.checks import MAX_WINDOW_MS
-from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
@@ -30,13 +30,15 @@ from bandit_serve.replication.keyring import load_keyring
 from bandit_serve.replication.second_folds import SecondFolds, SecondSetAside
 from bandit_serve.store.keys import COMMON
 from bandit_serve.store.store import Store
+from bandit_serve.store.survey import filled
 from bandit_serve.upkeep.overdue_chores import OverdueChores
+from bandit_serve.upkeep.rests import Rests
 
 log = logging.getLogger(__name__)
 
 LEASE_MS = 10_000
 ROUND_S = 1.0
-RELIEF_S = 5.0
+RELIEF_S, TENANT_RELIEF_S = 5.0, 30.0
 FULL_SHARE, RELIEVED_SHARE = 0.95, 0.9
 """Shares of the store's memory: above the first, logs are trimmed to their newest snapshot until below the second."""
 OVERDUE_ROUNDS = 3
@@ -44,7 +46,7 @@ KEPT_SNAPSHOTS = 8
 
 
 class Keeper:
-    """Runs in every worker, but only the one that holds the lease works.
+    """Runs in every worker, but only the one that holds the lease works; `leads` says so where another keeper asks.
 
     Every chore may be done twice without harm, so no fencing is needed when the lease changes hands during one.
     """
@@ -63,6 +65,8 @@ class Keeper:
         retention_bytes: int,
         key_rotation_s: float,
         troubles: Troubles,
+        log_bytes: int | None = None,
+        leads: Callable[[], bool] | None = None,
     ) -> None:
         self._store = store
         self._replica = replica
@@ -73,11 +77,19 @@ class Keeper:
         self._snapshot_every_s = snapshot_every_s
         self._retention_ms = round(retention_s * 1000)
         self._retention_bytes = retention_bytes
+        self._log_bytes = log_bytes
+        self._leads = leads
         self._key_rotation_ms = round(key_rotation_s * 1000)
         self._leading = False
         self._relieving = False
         self._troubles = troubles
         self._overdue = OverdueChores(replica, self._troubles, OVERDUE_ROUNDS * snapshot_every_s)
+        self._rests = Rests(snapshot_every_s * 1000)
+        self._moved = set(replica.experiments)
+        self._closes_ms: dict[str, int] = {}
+        self._won: set[str] = set()
+        replica.on_change(self._moved.add)
+        replica.on_deleted(lambda name, uid: self._forget(name))
         self.failed = 0
         """Number of chores that have failed."""
 
@@ -91,13 +103,25 @@ class Keeper:
         while True:
             await asyncio.sleep(ROUND_S)
             try:
-                self._leading = await self._store.hold_lease(self._holder, LEASE_MS)
+                self._leading = await self._hold()
                 if self._leading:
                     await self._round()
             except StoreUnavailable:
                 continue
             except BanditServeError:
                 log.exception("a chore of the lease holder failed")
+
+    async def _hold(self) -> bool:
+        if self._leads is not None:
+            return self._leads()
+        return await self._store.hold_lease(self._holder, LEASE_MS)
+
+    @property
+    def _largest_log(self) -> int:
+        """Bytes that a log may have: an equal part of `log_bytes`, where all together may have no more than that."""
+        if self._log_bytes is None:
+            return self._retention_bytes
+        return min(self._retention_bytes, self._log_bytes // max(1, len(self._replica.experiments)))
 
     async def keep_regularly(self) -> None:
         """Snapshots, trims and rotates keys while `run` holds the lease: a task of its own, because it may be slow."""
@@ -107,11 +131,12 @@ class Keeper:
             await asyncio.sleep(ROUND_S)
             if not self._leading:
                 self._overdue.forget()
+                self._rests.clear()
                 continue
             now_s = time.monotonic()
             with contextlib.suppress(StoreUnavailable):
                 if now_s >= relief_s:
-                    relief_s = now_s + RELIEF_S
+                    relief_s = now_s + (RELIEF_S if self._leads is None else TENANT_RELIEF_S)
                     self._relieving = await self._is_full()
                 if now_s >= next_s or self._relieving:
                     next_s = now_s + self._snapshot_every_s
@@ -120,31 +145,60 @@ class Keeper:
             self._overdue.look()
 
     async def _is_full(self, share: float = FULL_SHARE) -> bool:
-        facts = await self._store.facts()
-        return facts.maxmemory > 0 and facts.used_memory > share * facts.maxmemory
+        survey = await self._store.facts()
+        return filled(survey.fullest.facts) > share
 
     async def _round(self) -> None:
         await self._tick()
-        for name, live in list(self._replica.experiments.items()):
+        for name in list(self._won):
             with self._replica.island(name):
-                if not self._replica.registry.is_done(promotion(live.record)):
-                    await self._promote(live.record)
+                await self._promote(name)
 
-    async def _promote(self, record: Record) -> None:
+    def _look_at_moved(self) -> None:
+        """Notes of the experiments whose logs have moved when their windows close, and who has won."""
+        moved = list(self._moved)
+        self._moved.clear()
+        for name in moved:
+            self._forget(name)
+            live = self._replica.experiments.get(name)
+            if live is None:
+                continue
+            with self._replica.island(name):
+                due_ms = live.next_close_ms()
+                if due_ms is not None:
+                    self._closes_ms[name] = due_ms
+                if live.record.winner is not None:
+                    self._won.add(name)
+
+    def _forget(self, name: str) -> None:
+        self._closes_ms.pop(name, None)
+        self._won.discard(name)
+
+    async def _promote(self, name: str) -> None:
+        live = self._replica.experiments.get(name)
+        if live is None or self._replica.registry.is_done(promotion(live.record)):
+            self._won.discard(name)
+            return
         try:
-            await promote_winner(self._changes, record)
+            await promote_winner(self._changes, live.record)
         except BanditServeError as error:
             if isinstance(error, StoreUnavailable):
                 raise
-            log.error("the winner of %s is not promoted: %s", record.experiment.id, in_full(error))
+            log.error("the winner of %s is not promoted: %s", name, in_full(error))
+        else:
+            self._won.discard(name)
 
     async def _tick(self) -> None:
         """Appends a tick to each log in which a window should close, so that its fold learns the time."""
-        now_ms = await self._store.time_ms()
-        for name, live in list(self._replica.experiments.items()):
+        self._look_at_moved()
+        # Beside another keeper, log time is known by that one's beats.
+        clock = self._store.clock
+        is_known = self._leads is not None and clock.known
+        now_ms = clock.now_ms() if is_known else await self._store.time_ms()
+        for name in [name for name, due_ms in self._closes_ms.items() if due_ms <= now_ms]:
             with self._replica.island(name):
-                due_ms = live.next_close_ms()
-                if due_ms is not None and due_ms <= now_ms:
+                live = self._replica.experiments.get(name)
+                if live is not None:
                     await self._store.append(live.owner, events.TICK, b"")
 
     async def keep(self) -> None:
@@ -157,8 +211,22 @@ class Keeper:
             await self._attempt("the registry", self._keep_registry)
         await self._attempt("deleted experiments", self._free_deleted)
         await self._attempt("the layers", self._settle_layers)
+        now_ms = await self._store.time_ms()
         for name in await self._in_order():
-            await self._attempt(name, partial(self._keep_experiment, name))
+            if self._relieving or not self._rests_at(name, now_ms):
+                await self._attempt(name, partial(self._keep_experiment, name, now_ms))
+
+    def _rests_at(self, name: str, now_ms: int) -> bool:
+        """Whether an experiment is kept already, so that nothing of it is overdue."""
+        live = self._replica.experiments.get(name)
+        rests = live is not None and self._rests.lasts(live, self._n_omissions(live), now_ms)
+        if rests:
+            self._overdue.done("snapshot_overdue", name)
+            self._overdue.done("trim_overdue", name)
+        return rests
+
+    def _n_omissions(self, live: LiveExperiment) -> int:
+        return len(self._replica.registry.repairs.omissions.get(live.owner, ()))
 
     async def _in_order(self) -> list[str]:
         """Names of the experiments; in a full store, those with the largest logs first, as they free the most."""
@@ -208,34 +276,43 @@ class Keeper:
         if COMMON not in self._replica.aside:
             await settle(self._changes, self._replica, await self._store.time_ms())
 
-    async def _keep_experiment(self, name: str) -> None:
+    async def _keep_experiment(self, name: str, now_ms: int) -> None:
         """Writes an experiment's snapshots and trims its log, even if a snapshot fails, as that frees memory."""
         if name not in self._replica.experiments:
             return
+        self._rests.forget(name)
         live = await self._replica.at_rest(name)
+        n_omissions = self._n_omissions(live)
         second: dict[str, SecondFolds[Any]] = {RESULTS_FOLD: self._results}
         if live.experiment.unit == "user":
             second[EXPOSURES_FOLD] = self._exposures
         try:
             offset, pack = live.offset, live.capture()
-            for kind, folds in second.items():
-                await self._keep_second(live, folds, f"{kind}_set_aside")
+            made = [
+                await self._keep_second(live, folds, f"{kind}_set_aside") for kind, folds in second.items()
+            ]
             state = await asyncio.to_thread(lambda: readable(LiveExperiment.from_state, offset, pack()))
             await self._keep_fold(live.owner, POLICY_FOLD, Snapshot(offset, state))
             self._overdue.done("snapshot_overdue", name)
         finally:
-            await self._trim(live.owner, POLICY_FOLD, *second)
-            await self._store.sweep(live.owner)
+            trims_ms = await self._trim(live.owner, POLICY_FOLD, *second)
+            sweeps_ms = await self._store.sweep(live.owner)
+        if all(made):
+            self._rests.begin(live, offset, n_omissions, min(trims_ms, sweeps_ms), now_ms)
 
-    async def _keep_second(self, live: LiveExperiment, folds: SecondFolds[Any], trouble: str) -> None:
-        """Writes a snapshot of a second fold. If it can not be made, `trouble` begins, and the policy's goes on."""
+    async def _keep_second(self, live: LiveExperiment, folds: SecondFolds[Any], trouble: str) -> bool:
+        """Writes a snapshot of a second fold. If it can not be made, `trouble` begins, and the policy's goes on.
+
+        Returns whether it was made.
+        """
         name = live.experiment.id
         try:
             await folds.snapshot(live)
         except SecondSetAside as error:
             self._troubles.begin(trouble, str(error), name)
-        else:
-            self._troubles.end(trouble, name)
+            return False
+        self._troubles.end(trouble, name)
+        return True
 
     async def _keep_fold(self, owner: str, fold: str, newest: Snapshot) -> None:
         """Writes the newest snapshot and thins out older ones, which replay and trimming start from."""
@@ -256,24 +333,28 @@ class Keeper:
                 last = offset
         await self._store.drop_snapshots(owner, fold, dropped)
 
-    async def _trim(self, owner: str, fold: str, *others: str) -> None:
+    async def _trim(self, owner: str, fold: str, *others: str) -> float:
         """Trims the log to a snapshot of `fold` that all `others` have reached, too.
 
         Entries older than the retention go; when the log is too large or the store full, all that a snapshot covers.
+        Returns the log time from which there is more to trim, if nothing comes; infinity if nothing will be.
         """
         now_ms = await self._store.time_ms()
         offsets = await self._store.snapshot_offsets(owner, fold)
         _, size = await self._store.log_size(owner)
-        too_large = size > self._retention_bytes or self._relieving
+        too_large = size > self._largest_log or self._relieving
         kept_ms = UNTRIMMED_MS if too_large else max(self._retention_ms, UNTRIMMED_MS)
+        trimmed = await self._store.trimmed(owner)
         old = [offset for offset in offsets if offset.time_ms < now_ms - kept_ms]
-        if old and old[-1] > await self._store.trimmed(owner):
+        if old and old[-1] > trimmed:
             gone = await self._store.trim(owner, old[-1], [fold, *others])
-            if await self._store.trimmed(owner) < old[-1]:
-                return
+            trimmed = await self._store.trimmed(owner)
+            if trimmed < old[-1]:
+                return now_ms
             await self._store.drop_snapshots(owner, fold, old[:-1])
             log.info("trimmed %d entries of the log of %s, through %s", gone, owner, old[-1])
         self._overdue.done("trim_overdue", name_of(owner))
+        return min((each.time_ms + kept_ms + 1 for each in offsets if each > trimmed), default=math.inf)
 
     async def _rotate_keys(self) -> None:
         now_ms = await self._store.time_ms()

@@ -49,13 +49,17 @@ class LocalKeeper:
         self._token_keys: dict[int, bytes] = {}
         self._written: dict[str, tuple[int, Offset]] = {}
         self._next_s = 0.0
+        self._moved: set[str] = set()
+        replica.on_change(self._moved.add)
 
     async def run(self) -> None:
         """Writes until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
             try:
-                if self._tail.available and await asyncio.to_thread(self._files.is_mine):
+                if self._tail.available and (
+                    self._files.locked or await asyncio.to_thread(self._files.is_mine)
+                ):
                     await self.keep()
                     self._troubles.end(TROUBLE)
             except StoreUnavailable:
@@ -76,12 +80,19 @@ class LocalKeeper:
         if all_due:
             await self._keep_token_keys()
         await self._keep_registry()
-        for name, live in list(self._replica.experiments.items()):
+        # Evidence alone is due with all others.
+        due = list(self._replica.experiments if all_due else self._moved)
+        for name in due:
+            self._moved.discard(name)
+            live = self._replica.experiments.get(name)
+            if live is None:
+                continue
             revision, offset = self._written.get(live.owner, (-1, None))
             if revision != live.record.revision or (all_due and offset != live.offset):
                 try:
                     await self._keep_experiment(await self._replica.at_rest(name))
                 except OSError:
+                    self._moved.add(name)
                     raise
                 except Exception:
                     # Logged once a revision; for its snapshot in the store, health reports that it is overdue.

@@ -15,6 +15,9 @@ DETAILS: dict[Chore, str] = {
     "trim_overdue": "the log of {owner} could not be checked for trimming for {minutes:.1f} minutes",
 }
 
+LOOKS = 30
+"""Looks at all chores in the time after which one is overdue: each takes milliseconds for 10,000 experiments."""
+
 
 class OverdueChores:
     """Begins a trouble for each chore that was not done for `after_s`, counted at first from its log or the lease."""
@@ -24,6 +27,7 @@ class OverdueChores:
         self._troubles = troubles
         self._after_s = after_s
         self._done_s: dict[tuple[Chore, str], float] = {}
+        self._next_s = 0.0
 
     def done(self, chore: Chore, owner: str) -> None:
         """Records that a chore was done now, and ends its trouble."""
@@ -31,8 +35,11 @@ class OverdueChores:
         self._troubles.end(chore, _experiment(owner))
 
     def look(self) -> None:
-        """Begins troubles for the chores that are overdue now."""
+        """Begins troubles for the chores that are overdue now, if it has not looked a moment ago."""
         now_s = time.monotonic()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + self._after_s / LOOKS
         for owner in (COMMON, *self._replica.experiments):
             for chore, text in DETAILS.items():
                 waited_s = now_s - self._done_s.setdefault((chore, owner), now_s)

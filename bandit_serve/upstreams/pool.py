@@ -7,8 +7,10 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bandit_serve.base.extras import require
 from bandit_serve.base.http_address import HttpAddress
 from bandit_serve.base.request_tags import current_tags
+from bandit_serve.base.spans import child_span
 from bandit_serve.errors import BanditServeError, ContentRefused, Overloaded, UpstreamFailed
 from bandit_serve.upstreams.headers import HeaderReader
 from bandit_serve.upstreams.upstream import AllowedUpstreams, Upstream, not_allowed
@@ -43,9 +45,8 @@ class UpstreamPool:
     def session(self) -> aiohttp.ClientSession:
         """Session of the running loop, made at its first use."""
         if self._session is None:
-            # Commands need no HTTP until they ask an upstream.
-            import aiohttp
-
+            # Commands need no HTTP until they ask an upstream, and the library does without.
+            aiohttp = require("aiohttp", "server")
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),
                 timeout=aiohttp.ClientTimeout(total=None),
@@ -93,20 +94,17 @@ class Endpoint:
             self._address = self._pool.allowed.require(self.upstream, self.whose)
         url = self._urls.get(below)
         if url is None:
-            from yarl import URL
-
             text = self._address.below(*below) if below else str(self._address)
-            url = self._urls[below] = URL(text, encoded=True)
+            url = self._urls[below] = require("yarl", "server").URL(text, encoded=True)
         return url
 
     async def read_headers(self) -> None:
         """Reads the values of the headers anew."""
-        from multidict import CIMultiDict
-
+        multi_dict = require("multidict", "server").CIMultiDict
         sources = self.upstream.headers
         values = await self._pool.headers.read(sources, self.whose) if sources else {}
-        self._headers = CIMultiDict(values)
-        self._headers_with_body = CIMultiDict({"Content-Type": "application/json", **values})
+        self._headers = multi_dict(values)
+        self._headers_with_body = multi_dict({"Content-Type": "application/json", **values})
 
     async def get(self, url: URL, timeout_s: float) -> bytes:
         """Content of an address."""
@@ -163,10 +161,16 @@ class Endpoint:
             raise not_allowed(self.whose)
         if self._headers is None:
             await self.read_headers()
+        with child_span(f"ask {self.whose}", "client", **{"server.address": self._address.host}) as span:
+            return await self._send(method, url, body, span.span_id)
+
+    async def _send(self, method: str, url: URL, body: bytes | None, span_id: str | None) -> bytes:
+        """Sends a question, with the tags of the request that it is asked for. `span_id` is that of the question."""
         headers = self._headers if body is None else self._headers_with_body
         tags = current_tags()
         if tags is not None:
-            headers = {**(headers or {}), **tags.headers()}
+            asked = tags if span_id is None else tags._replace(span_id=span_id)
+            headers = {**(headers or {}), **asked.headers()}
         data: Any = body
         if body is not None and len(body) > MAX_PLAIN_BYTES:
             data = io.BytesIO(body)

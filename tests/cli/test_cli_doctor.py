@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from commands import Finished, bandit_serve, save_model
 from services import ThrowawayService
 from stores import ThrowawayStore
 
+from bandit_serve.base.build import build
+from bandit_serve.store.store import Store
+
 NAMES = {
     "python",
     "packages",
+    "server",
     "extension",
     "settings",
     "data",
@@ -85,6 +91,26 @@ def test_beside_a_service_its_workers_are_seen(tmp_path: Path) -> None:
         assert ran.status == 0, ran
         assert all(str(pid) in check(ran, "workers")["detail"] for pid in service.worker_pids())
         assert service.call("GET", "/health/ready").status == 200
+
+
+def test_workers_of_two_builds_are_told_apart(store: ThrowawayStore, tmp_path: Path) -> None:
+    where = ("--json", "--store", store.url, "--data", tmp_path)
+    former = {"incarnation": 1, "pid": 7, "host": "far", "started_ms": 0}
+
+    async def announce() -> None:
+        client = Store(store.url)
+        await client.announce(msgspec.msgpack.encode(former), 60_000)
+        await client.close()
+
+    with ThrowawayService(tmp_path, store=store.url) as service:
+        service.wait_for_workers(1)
+        of_one = check(bandit_serve("doctor", *where), "workers")
+        assert (of_one["verdict"], of_one["detail"].endswith(f"; of {build()}")) == ("ok", True)
+        asyncio.run(announce())
+        of_two = check(bandit_serve("doctor", *where), "workers")
+        assert of_two["verdict"] == "warning"
+        assert of_two["detail"].endswith(f"; 1 of {build()}, 1 of an older build")
+        assert "set" in of_two["advice"]
 
 
 def test_a_store_that_may_lose_or_evict_or_is_away(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_an_unknown_command_gets_a_suggestion() -> None:
 
 def test_help_lists_all_commands_and_what_is_taken_where_nothing_is_said() -> None:
     listed = bandit_serve("--help").out
-    for name in (*COMMANDS, "evaluate", "export"):
+    for name in COMMANDS:
         assert f" {name} " in listed
     words = " ".join(bandit_serve("serve", "--help").out.replace("│", " ").split())
     assert "the private store (default: bandit-serve-data)." in words
@@ -75,13 +75,6 @@ def test_an_error_of_a_file_is_a_sentence(command: str) -> None:
     assert ran.err.startswith("error: The file ")
     assert name in ran.err
     assert ran.err.endswith(" can not be used: File name too long.\n")
-
-
-@pytest.mark.parametrize("name", ["evaluate", "export"])
-def test_what_is_not_built_says_so(name: str) -> None:
-    ran = bandit_serve(name, "--some-flag", "3", "argument")
-    assert (ran.status, ran.out) == (2, "")
-    assert "not built yet" in ran.err
 
 
 def test_a_wrong_setting_is_named_with_its_spellings(tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def test_a_call_ends_in_time(client_of: Make, script: Script) -> None:
     with ScriptedServer(saying(script)) as server, client_of(server.url) as client:
         started_s = time.monotonic()
         with pytest.raises(TimedOut):
-            client.decide("e", timeout=0.2)
-        assert 0.2 <= time.monotonic() - started_s < 5
+            client.decide("e", timeout=0.5)
+        assert 0.5 <= time.monotonic() - started_s < 5
 
 
 def test_an_answer_that_drips_ends_in_time(client_of: Make) -> None:
@@ -158,7 +158,8 @@ def test_an_answer_that_drips_ends_in_time(client_of: Make) -> None:
         thread.join()
 
 
-def test_a_connection_that_is_not_made_ends_in_time(client_of: Make) -> None:
+@pytest.mark.parametrize("connect_timeout", [0.1, 5])
+def test_a_connection_that_is_not_made_ends_in_time(client_of: Make, connect_timeout: float) -> None:
     """A listener whose queue is full answers nothing to who would connect."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -169,9 +170,9 @@ def test_a_connection_that_is_not_made_ends_in_time(client_of: Make) -> None:
             each.setblocking(False)
             each.connect_ex(address)
         url = f"http://127.0.0.1:{address[1]}"
-        with client_of(url, connect_timeout=0.1, timeout=0.35) as client:
+        with client_of(url, connect_timeout=connect_timeout, timeout=0.35) as client:
             started_s = time.monotonic()
-            with pytest.raises((NotConnected, TimedOut)):
+            with pytest.raises(NotConnected):
                 client.decide("e")
             assert time.monotonic() - started_s < 5
         for each in waiting:

@@ -65,8 +65,10 @@ TYPES: dict[str, type] = {
     "ModelName": decisions.ModelVersion,
     "ModelSummary": models.ModelSummary,
     "ModelView": models.Model,
+    "NextStep": models.NextStep,
     "Predicted": decisions.Prediction,
     "Preview": experiments.Preview,
+    "PromotionView": models.Promotion,
     "RampView": experiments.Ramp,
     "Report": experiments.Results,
     "RewardsReport": rewards.RewardsReport,
@@ -79,6 +81,7 @@ TYPES: dict[str, type] = {
     "SegmentResult": experiments.SegmentResult,
     "SetAsideView": experiments.SetAside,
     "Shrunk": experiments.Shrunk,
+    "StepView": models.StepTaken,
     "Stopping": experiments.Stopping,
     "Trouble": models.Trouble,
     "VersionView": models.Version,
@@ -94,12 +97,16 @@ STANDARDS = ("/v2", "/ofrep")
 # Routes that are of no use to a caller of models, and `expose`, which test_client_events.py calls.
 LEFT_OUT = {
     "expose",
+    "buildImage",
     "checkLive",
     "compareVersions",
+    "createKey",
     "defineMetric",
     "getAgreement",
     "getDashboard",
     "getDefinition",
+    "getDeployment",
+    "getDeploymentLogs",
     "getLoadedBy",
     "getMetrics",
     "getOpenapi",
@@ -107,10 +114,16 @@ LEFT_OUT = {
     "getResultsHistory",
     "getTimeline",
     "listDefinitions",
+    "listDeployments",
+    "listKeys",
     "loadVersion",
     "plan",
     "putCovariates",
     "removeDefinition",
+    "revokeKey",
+    "runDeployment",
+    "startCanary",
+    "stopDeployment",
 }
 BUTTON = {
     "id": "button",
@@ -286,6 +299,13 @@ def register_and_predict(client: Any, artifact: Path) -> None:
     assert client.models.promote(name, "v1").status == "production"
     assert client.models.status(name, "v2", "production", reason="better").reason == "better"
     assert client.models.rollback(name, reason="worse").production == "v1"
+    assert client.models.status(name, "v2", "staged").status == "staged"
+    plan = {"shadow": {"requests": 10_000, "gate": "errors == 0"}}
+    begun = client.models.begin_promotion(name, "v2", plan)
+    assert (begun.version, begun.former, begun.plan) == ("v2", "v1", plan)
+    assert client.models.promotion(name, begun.id).next.step in ("shadow", "production")
+    assert client.models.cancel_promotion(name, begun.id, reason="a test").state == "cancelled"
+    assert [each.id for each in client.models.promotions(name)] == [begun.id]
     assert client.models.describe(name, "v2", metrics={"rmse": 0.8}).metrics["rmse"] == 0.8
     assert client.models.version(name, "v2").metrics == {"rmse": 0.8}
     assert [each.version for each in client.models.versions(name, metric=["rmse<=0.85"])] == ["v2"]

@@ -17,7 +17,7 @@ from bandit_serve.deployments.manifests import (
     grace_s,
     manifests,
 )
-from bandit_serve.errors import NotBuilt, UsageError
+from bandit_serve.errors import UsageError
 from bandit_serve.server.routes import ROUTES
 from bandit_serve.settings import Settings, load_settings
 
@@ -153,9 +153,11 @@ def test_processors_may_be_written_so(cpu: str) -> None:
         kubernetes_validate.validate(document, "1.34", strict=True)
 
 
-def test_a_store_that_is_not_built_says_so() -> None:
-    with pytest.raises(NotBuilt):
-        manifests(PLAIN._replace(store="redis+cluster://a:1"))
+@pytest.mark.parametrize("store", ["redis+cluster://a:1,b:2", "redis+sentinel://a:1,b:2/bandits"])
+def test_a_store_of_any_kind_is_handed_on(store: str) -> None:
+    assert store in yaml.safe_dump_all(manifests(PLAIN._replace(store=store)), width=1_000)
+    secret = manifests(PLAIN._replace(store=store.replace("://", "://:hidden@")))
+    assert [document["kind"] for document in secret if "hidden" in str(document)] == ["Secret"]
 
 
 def test_the_command_prints_them() -> None:
@@ -166,10 +168,3 @@ def test_the_command_prints_them() -> None:
     assert by_variable.out == ran.out
     wrong = bandit_serve("deploy", "manifests", "--name", "Shop", "--image", "i", "--store", PLAIN.store)
     assert (wrong.status, wrong.out) == (2, "")
-
-
-@pytest.mark.parametrize("command", ["build", "run", "status", "list", "logs", "stop", "canary"])
-def test_what_is_not_built_says_so(command: str) -> None:
-    ran = bandit_serve("deploy", command, "x", "--tag", "t")
-    assert ran.status == 2
-    assert "not built yet" in ran.err

@@ -27,10 +27,12 @@ from services import ThrowawayService, clean_environment
 
 from bandit_serve.cli.experiments_file import read_experiments
 from bandit_serve.cli.main import COMMANDS
-from bandit_serve.cli.not_built import COMMANDS as NOT_BUILT
+from bandit_serve.cli.named_policies import policies_in
+from bandit_serve.cli.promotion_table import plan_in
 from bandit_serve.experiments.checks import validated
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.experiments.spec import Arm, Attribution, Experiment
+from bandit_serve.notices.notice import NoticeBody
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.simulation import Simulation
 from bandit_serve.training import read_plan
@@ -67,6 +69,8 @@ PAGES = {
     ),
     "docs/experiments.md": Page(
         True,
+        # Tried in tests/scoring.
+        ("bandit-serve score",),
         shows=("checkout: would be created", '"status":"paused"', '"kind":"top_two_thompson"', "is deleted"),
     ),
     "docs/stopping.md": Page(
@@ -101,11 +105,20 @@ PAGES = {
             "What would decide it",
         ),
     ),
+    # What they print is tried in tests/export and tests/evaluation.
+    "docs/export.md": Page(not_run=("bandit-serve export",)),
+    "docs/evaluation.md": Page(not_run=("bandit-serve evaluate",), shows=("Estimate(", "[]")),
     "docs/segments.md": Page(True, shows=('"field":"device","declared":true', '"declared":false')),
     "docs/variance-reduction.md": Page(True, shows=('"units":3', '"arm":')),
     "docs/models.md": Page(
         True,
-        ("pip install '.[train]'", "pip install '.[onnx]'"),
+        # What is scored is tried in tests/scoring.
+        (
+            "pip install '.[train]'",
+            "pip install '.[onnx]'",
+            "bandit-serve score",
+            "from dask.distributed import",
+        ),
         ("solaris", '"production":"v1"', '"version":"v1","workers":[', '"probabilities":['),
     ),
     # Its services are started by test_upstreams_page.py, which runs what is not run here.
@@ -137,8 +150,26 @@ PAGES = {
         ),
         alone=True,
     ),
+    "docs/backup.md": Page(
+        True,
+        shows=(
+            "It holds the keys that sign decisions",
+            "1 log with 0 entries",
+            "There is no experiment to replay.",
+        ),
+        alone=True,
+    ),
+    "docs/webhooks.md": Page(),
     # There is no store of that name here; test_manifests.py holds what the first prints.
-    "docs/deploy.md": Page(not_run=("bandit-serve keys create",)),
+    "docs/deploy.md": Page(
+        not_run=(
+            "bandit-serve keys create",
+            "docker build",
+            "bandit-serve deploy build",
+            "bandit-serve deploy canary",
+            "kubectl apply",
+        )
+    ),
     "docs/operations.md": Page(
         True,
         ("BANDIT_SERVE_STORE=", "bandit-serve repair"),
@@ -269,6 +300,12 @@ def as_settings(text: str, directory: Path) -> None:
     assert load_settings({}, config=str(file), environ={}) != Settings()
 
 
+def as_notice(text: str, directory: Path) -> None:
+    notice = msgspec.json.decode(text, type=NoticeBody)
+    assert (notice.event, notice.experiment) == ("winner", "checkout")
+    assert msgspec.json.decode(notice.encoded()) == msgspec.json.decode(text)
+
+
 def as_simulation(text: str, directory: Path) -> None:
     simulation = Simulation.of(tomllib.loads(text))
     assert [contender.name for contender in simulation.contenders] == ["thompson", "knows the base rate"]
@@ -277,7 +314,13 @@ def as_simulation(text: str, directory: Path) -> None:
 def as_plan(text: str, directory: Path) -> None:
     plan = read_plan(msgspec.yaml.decode(text.encode()))
     assert plan.model == "films"
-    assert plan.gate("production") is not None
+    assert (plan.gate("production") is None) == (plan.retrain is not None and plan.retrain.gated is not None)
+
+
+def as_promotion_plan(text: str, directory: Path) -> None:
+    file = directory / "promotion.toml"
+    file.write_text(text)
+    assert [each.step for each in plan_in(file).steps] == ["offline", "shadow", *["ramp"] * 4, "production"]
 
 
 def as_metric(text: str, directory: Path) -> None:
@@ -285,6 +328,12 @@ def as_metric(text: str, directory: Path) -> None:
     arms = (Arm("old"), Arm("new"))
     missing = Attribution(missing="zero")
     validated(Experiment(id="e", arms=arms, metrics=metrics, attribution=missing))
+
+
+def as_policies(text: str, directory: Path) -> None:
+    file = directory / "policies.toml"
+    file.write_text(text)
+    assert [spec.temperature for _, spec in policies_in(file)] == [0.02, 0.05, 0.1, 0.2]
 
 
 def as_scrapes(text: str, folder: Path) -> None:
@@ -297,9 +346,15 @@ def as_scrapes(text: str, folder: Path) -> None:
 DESCRIPTIONS: Mapping[tuple[str, str], Callable[[str, Path], None]] = {
     ("docs/experiments.md", "toml"): as_experiments,
     ("docs/metrics.md", "json"): as_metric,
+    ("docs/keys.md", "toml"): as_settings,
+    ("docs/operations.md", "toml"): as_settings,
     ("docs/settings.md", "toml"): as_settings,
+    ("docs/webhooks.md", "toml"): as_settings,
+    ("docs/webhooks.md", "json"): as_notice,
     ("docs/simulate.md", "toml"): as_simulation,
+    ("docs/evaluation.md", "toml"): as_policies,
     ("docs/models.md", "yaml"): as_plan,
+    ("docs/models.md", "toml"): as_promotion_plan,
     ("docs/deploy.md", "yaml"): as_scrapes,
 }
 
@@ -361,7 +416,7 @@ def test_commands_and_flags_are_those_that_there_are() -> None:
     assert len(typed) > 40
     for name, line in typed:
         words = shlex.split(line, comments=True)[1:]
-        if not words or not re.fullmatch(r"[a-z-]+", words[0]) or words[0] in ("--version", *NOT_BUILT):
+        if not words or not re.fullmatch(r"[a-z-]+", words[0]) or words[0] == "--version":
             continue
         command = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
         assert command in known, f"{name}: {line}"
@@ -413,4 +468,6 @@ def test_what_pictures_are_made_with_is_there(script: Path) -> None:
     assert callable(made["main"])
     if script.stem == "regret":
         assert made["picture"](made["DESCRIPTION"] | {"horizon": 100, "seeds": 2}).endswith("</svg>\n")
-    assert script.with_suffix(".svg").stat().st_size < 200_000
+    pictures = [each for end in ("svg", "png") for each in script.parent.glob(f"{script.stem}*.{end}")]
+    assert pictures
+    assert all(picture.stat().st_size < 300_000 for picture in pictures)

@@ -109,6 +109,15 @@ TO_HORIZON: dict[str, Any] = WHOLE | {
     "policy": {"kind": "fixed_split"},
     "stopping": {"alpha": 0.1, "mode": "horizon", "expected_samples": 5_000, "looks": 7},
 }
+TRADED: dict[str, Any] = WHOLE | {
+    "policy": {"kind": "thompson", "min_share": 0.02},
+    "stopping": {
+        name: part for name, part in WHOLE["stopping"].items() if name not in ("rule", "promote_winner")
+    },
+    "weights": {"clicks": 0.5},
+    "constraints": [{"metric": "latency_ms", "at_most": 250.0}, {"metric": "visits", "at_least": 1.0}],
+}
+OF_THOMPSON = {"weights", "constraints"}
 # Refused with a contextual policy; see tests/folds/test_kept_arms.py and tests/http/test_interleaved.py.
 OF_OTHERS = {"keep_assigned", "mode"}
 
@@ -119,7 +128,7 @@ def named(parts: Any) -> set[str]:
 
 def test_the_example_has_every_field() -> None:
     """So that a field that is added later is in these tests, or they fail."""
-    assert {*WHOLE, *OF_OTHERS, "id"} == set(Experiment.__struct_fields__)
+    assert {*WHOLE, *TRADED, *OF_OTHERS, "id"} == set(Experiment.__struct_fields__)
     for kind, parts in (
         (Arm, WHOLE["arms"]),
         (Metric, WHOLE["metrics"]),
@@ -139,12 +148,13 @@ def with_model(service: ThrowawayService, tmp_path_factory: pytest.TempPathFacto
 
 def of(view: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment's own part of what is shown, as it would be sent."""
-    own = {name: view[name] for name in Experiment.__struct_fields__ if name not in OF_OTHERS}
+    left = OF_OTHERS | (OF_THOMPSON - view.keys())
+    own = {name: view[name] for name in Experiment.__struct_fields__ if name not in left and name in view}
     plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(own, Experiment))
     return plain
 
 
-@pytest.mark.parametrize("whole", [WHOLE, TO_HORIZON], ids=["any time", "horizon"])
+@pytest.mark.parametrize("whole", [WHOLE, TO_HORIZON, TRADED], ids=["any time", "horizon", "traded"])
 def test_all_of_it_survives_create_get_apply_and_add_arm(
     with_model: ThrowawayService, tmp_path: Path, whole: dict[str, Any]
 ) -> None:

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from builders import experiment
 
-from bandit_serve.errors import InvalidInput
+from bandit_serve.changes.guardrails import missing_guardrail
+from bandit_serve.errors import Conflict, InvalidInput
 from bandit_serve.experiments.spec import Experiment
 
 CLICK = {"name": "click", "kind": "binary"}
@@ -75,3 +76,27 @@ def test_what_is_not_used_is_not_written() -> None:
     assert "on_harm" not in written
     read = msgspec.convert(msgspec.to_builtins(experiment(metrics=[CLICK, MS])), Experiment)
     assert read == experiment(metrics=[CLICK, MS])
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "kept"),
+    [
+        ({"absolute": 0.05}, "error=0.05", True),
+        ({"absolute": 0.01}, "error=0.05", True),
+        ({"absolute": 0.0500001}, "error=0.05", False),
+        ({"absolute": 0.5}, "error=0.01", False),
+        ({"relative": 0.05}, "error=0.05", False),
+        ({"relative": 0.05}, "error=5%", True),
+        ({"relative": 0.2}, "error=5%", False),
+    ],
+)
+def test_a_guardrail_that_is_there_does_for_another_that_is_no_stricter(
+    there: dict[str, float], asked: str, kept: bool
+) -> None:
+    error = {**SERVED, "name": "error", "kind": "binary", "margin": there, "on_harm": "pause_arm"}
+    made = experiment(metrics=[CLICK, error])
+    if kept:
+        assert missing_guardrail(made, asked) is None
+    else:
+        with pytest.raises(Conflict, match="looser than"):
+            missing_guardrail(made, asked)

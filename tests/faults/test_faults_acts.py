@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 from commands import bandit_serve, save_model
-from consistency_checks import KEYS, assert_states_equal_replay, log, private_store, wait_until_all_serve
+from consistency_checks import (
+    assert_states_equal_replay,
+    lease_holder,
+    log,
+    private_store,
+    wait_until_all_serve,
+)
 from http_calls import call_msgpack, experiment, new_name
 from scale import scaled
 from services import ThrowawayService
@@ -212,18 +218,3 @@ def status(service: ThrowawayService, name: str) -> str:
 def production(service: ThrowawayService) -> str | None:
     version: str | None = service.call("GET", "/v1/models/m").body["production"]
     return version
-
-
-def lease_holder(service: ThrowawayService) -> int:
-    """Process id of the worker that holds the lease."""
-    found: list[int] = []
-
-    def is_found() -> bool:
-        with private_store(service) as client:
-            holder: Any = client.get(KEYS.lease)
-        workers = service.call("GET", "/v1/stats").body["workers"]
-        found[:] = [each["pid"] for each in workers if holder and each["id"] == holder.decode()]
-        return bool(found)
-
-    wait_until(is_found)
-    return found[0]

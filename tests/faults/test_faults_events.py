@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 from consistency_checks import (
     assert_states_equal_replay,
-    log,
+    logged_values,
     private_store,
     wait_until_all_serve,
 )
@@ -25,8 +24,6 @@ from event_load import METRICS, Decision, EventLoad
 from scale import scaled
 from services import ThrowawayService, clean_environment
 from stores import gone, wait_until
-
-from bandit_serve.log import events
 
 WORKERS = 2
 KILLED_WORKERS, KILLED_STORES = scaled(2, 30), scaled(1, 10)
@@ -49,25 +46,6 @@ def make_experiment(service: ThrowawayService, name: str, unit: str) -> None:
     }
     assert service.call("POST", "/v1/experiments", described).status == 201
     assert service.call("POST", f"/v1/experiments/{name}/start").status == 200
-
-
-def logged_values(client: redis.Redis, name: str) -> dict[tuple[Decision, int], float]:
-    """Value of each decision on each metric by the log, whose every row has to begin where the one before ended."""
-    values: dict[tuple[Decision, int], float] = {}
-    for entry in log(client, name):
-        if entry.kind not in (events.REWARDED, events.REVISED):
-            continue
-        event = events.decode(entry.kind, entry.data)
-        assert isinstance(event, events.Rewarded | events.Revised)
-        for row in event.rows:
-            key = ((int(row["incarnation"]), int(row["counter"])), int(row["metric"]))
-            former = values.get(key, math.nan)
-            if isinstance(event, events.Revised):
-                assert repr(float(row["former"])) == repr(former), (key, row)
-            else:
-                assert key not in values, "a plain reward counts once"
-            values[key] = float(row["value"])
-    return values
 
 
 def assert_as_ledger(service: ThrowawayService, name: str, unit: str, load: EventLoad) -> None:

@@ -52,10 +52,14 @@ class Case(NamedTuple):
     events: Events
 
 
-def history(seed: int) -> tuple[Changed, Events]:
+def history(seed: int, *, trading: bool = False) -> tuple[Changed, Events]:
     """The first event of a log of one experiment, and all that follow; where the seed says so, some are left out."""
     written = History(
-        RandomChoices(seed), former=seed % 10 == 0, revising=seed % 2 == 1, analysed=seed % 4 < 2
+        RandomChoices(seed),
+        former=seed % 10 == 0 and not trading,
+        revising=seed % 2 == 1,
+        analysed=seed % 4 < 2,
+        trading=trading,
     )
     random = np.random.default_rng(seed)
     entries: list[Entry] = []
@@ -81,6 +85,11 @@ def history(seed: int) -> tuple[Changed, Events]:
 
 def policy(seed: int) -> Case:
     first, entries = history(seed)
+    return Case(LiveExperiment(first), LiveExperiment.from_state, entries)
+
+
+def policy_of_several_metrics(seed: int) -> Case:
+    first, entries = history(seed, trading=True)
     return Case(LiveExperiment(first), LiveExperiment.from_state, entries)
 
 
@@ -135,7 +144,7 @@ def registry(seed: int) -> Case:
     return Case(Registry(), Registry.from_state, entries)
 
 
-CASES = [policy, results, exposures, rewards, registry]
+CASES = [policy, policy_of_several_metrics, results, exposures, rewards, registry]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -31,6 +31,7 @@ from bandit_serve.results import ResultsFold, report
 T = TypeVar("T")
 
 N_HISTORIES = scaled(200, 100_000)
+N_TRADING = scaled(80, 40_000)
 N_PARTS = scaled(4, 100)
 N_ENTRIES = 14
 
@@ -68,6 +69,8 @@ def check_live(live: LiveExperiment, history: History) -> None:
         check_shares(shares, among)
         assert restored.shares(among, now_ms, x).tobytes() == shares.tobytes()
         check_draw(shares, live)
+        if not live.policy.contextual:
+            assert live.shares_apart(now_ms)(among).tobytes() == shares.tobytes()
     check_shares(live.current_shares(live.offset.time_ms), live.active)
     means = live.means()
     waiting = 0.0 if live.pending is None else live.pending.weights(live.offset.time_ms)
@@ -103,11 +106,9 @@ def check_numbers(value: Any) -> None:
             assert np.isfinite(value), value
 
 
-def follow(
-    choices: Choices, n_entries: int, *, former: bool = False, revising: bool = False, analysed: bool = False
-) -> History:
-    """Folds a history from its wire form, and checks everything every few entries."""
-    history = History(choices, former=former, revising=revising, analysed=analysed)
+def follow(choices: Choices, n_entries: int, **kinds: bool) -> History:
+    """Folds a history from its wire form, and checks everything every few entries; `kinds` are those of `History`."""
+    history = History(choices, **kinds)
     fold: ResultsFold | None = None
     pause = 0
     for entry in history.written(n_entries):
@@ -143,6 +144,33 @@ def fold_entry(history: History, fold: ResultsFold | None, entry: Entry) -> Resu
     history.live.apply(offset, event)
     fold.apply(offset, event)
     return fold
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("part", range(N_PARTS))
+def test_no_history_of_several_metrics_ends_a_fold(part: int) -> None:
+    seen: Counter[str] = Counter()
+    per_part = N_TRADING // N_PARTS
+    for seed in range(part * per_part, (part + 1) * per_part):
+        try:
+            history = follow(
+                RandomChoices(seed), N_ENTRIES, trading=True, revising=seed % 2 == 1, analysed=seed % 4 < 2
+            )
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        experiment = history.live.experiment
+        names = [each.metric for each in experiment.constraints or ()]
+        seen.update(
+            [experiment.missing, *(metric.kind for metric in experiment.metrics if metric.name in names)]
+        )
+        seen["weighted"] += bool(experiment.weights)
+        known = history.live.traded_means()
+        assert known is not None
+        seen["learned"] += bool(np.isfinite(known[0][1:]).any())
+    assert len(seen) >= 7, seen
+    assert min(seen["weighted"], seen["learned"], seen["zero"], seen["ignore"]) >= 0.1 * per_part, seen
 
 
 class DrawnChoices:

@@ -40,7 +40,9 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
         **{asked: answered},
     )
     counters = SimpleNamespace(add=lambda name, amount=1: None)
-    service: Any = SimpleNamespace(settings=Settings(), decisions=decisions, counters=counters)
+    service: Any = SimpleNamespace(
+        settings=Settings(), decisions=decisions, counters=counters, admit_batch=lambda n_entries: None
+    )
     handlers = DecisionHandlers(service)
 
     async def run() -> list[int]:

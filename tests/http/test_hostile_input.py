@@ -138,6 +138,12 @@ def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
         "definitions.define": [{"kind": "binary", "owner": "us"}, *KINDS_DEFINED],
         "models.rollback": [{"reason": "x"}],
         "models.patch": [{"metrics": {"rmse": 0.8}, "metadata": {"a": {"b": [1, 2]}}}],
+        "promotions.begin": [
+            {"version": version, "plan": {"offline": gate}}
+            for version in ("v1", "v2", "v3")
+            for gate in ("rmse < 1", "not worse than the current one", "off_policy.lower > 0", "rmse <")
+        ],
+        "promotions.cancel": [{"reason": "x"}],
         "models.set_status": [
             {"status": status, "reason": "x"} for status in ("staged", "shadow", "production", "retired")
         ],
@@ -148,6 +154,9 @@ def grammar(service: ThrowawayService, artifact: bytes) -> BadRequestGrammar:
         "version": ["v1", "v2", "v3"],
         "arm": ["control"],
         "metric": ["clicks", "worth"],
+        "key": ["nobody"],
+        "deployment": ["nobody"],
+        "promotion": ["p1", "p2"],
     }
     return BadRequestGrammar(ROUTES, bodies, known, artifact, seed=8)
 
@@ -241,7 +250,7 @@ def explained(answer: RawAnswer) -> bool:
     if answer.status == 204:
         return kind == "" and answer.body == b""
     if answer.status < 400:
-        return kind in ("application/json", "application/msgpack", "text/plain")
+        return kind in ("application/json", "application/msgpack", "text/plain", "text/html")
     if kind == "application/json":  # of Open Inference v2
         return not answer.body or set(json.loads(answer.body)) == {"error"}
     return kind == "application/problem+json" or (answer.status == 417 and kind == "text/plain")

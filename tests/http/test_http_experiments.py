@@ -173,10 +173,6 @@ def test_no_mean_is_guessed_for_a_pseudo_history(
         check_problem(service.call("PUT", path, policy), 400, "pseudo_history.mean")
 
 
-def test_routes_that_are_not_built_are_501(service: ThrowawayService) -> None:
-    check_problem(service.call("GET", "/"), 501)
-
-
 ANOTHER_DRAFT: list[dict[str, Any]] = [
     {"arms": [{"name": "a"}, {"name": "b"}, {"name": "c"}]},
     {"arms": [{"name": "challenger"}, {"name": "control"}], "control": "challenger"},

@@ -77,6 +77,8 @@ def needed(route: Route) -> str:
         return "nothing"
     if path.endswith("/infer") or path.startswith("/ofrep/") or path in ("/v1/rewards", "/v1/exposures"):
         return "serve"
+    if path.startswith("/v1/deployments"):
+        return "admin"
     if path.startswith("/v2"):
         return "any"
     if re.search(r"/(decide|predict)(/batch)?$", path):

@@ -87,7 +87,16 @@ def test_one_hundred_thousand_random_names_leave_the_series_as_they_were(service
     sticky, fickle = running(service, unit="user"), running(service)
     for name in (sticky, fickle):
         decide_many(service, name, ["first"])
-    before = set(metrics(service))
+    experiments = service.call("GET", "/v1/stats").body["experiments"]
+    measured = {f'bandit_serve_log_bytes{{experiment="{name}"}}' for name in experiments}
+    before: set[str] = set()
+
+    def is_measured() -> bool:
+        before.clear()
+        before.update(metrics(service))
+        return measured <= before
+
+    wait_until(is_measured)
     counter = itertools.count()
     names = [f"id-{next(counter):x}-{i % 97}" for i in range(100_000)]
     assert len(set(names)) == 100_000
@@ -98,7 +107,7 @@ def test_one_hundred_thousand_random_names_leave_the_series_as_they_were(service
         assert service.call("POST", f"/v1/experiments/{name}/decide", {"unit": name}).status == 404
         assert service.call("GET", f"/v1/models/{name}").status == 404
         assert service.call("GET", f"/{name}").status == 404
-    assert set(metrics(service)) == before
+    wait_until(lambda: set(metrics(service)) == before)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -135,6 +144,8 @@ def test_a_body_above_the_limit_is_413(service: ThrowawayService) -> None:
         most = min(route.max_body or MAX_BODY_BYTES, MAX_BODY_BYTES)
         largest = b" " * (most - 2) + b"{}"
         taken = (200, 400, 404) if route.optional else (400, 404)
+        if route.path.startswith("/v1/deployments"):
+            taken = (*taken, 501)
         assert service.call(route.method, path, largest).status in taken, route.label
         refused = service.call(route.method, path, largest + b" ")
         dialect = dialect_of(path)

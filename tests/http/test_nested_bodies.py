@@ -86,6 +86,9 @@ def paths(service: ThrowawayService) -> dict[str, str]:
         "version": "v1",
         "arm": "challenger",
         "metric": "revenue",
+        "key": "0" * 16,
+        "deployment": "nested",
+        "promotion": "p1",
     }
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from browsers import chromium
 from http_calls import draft, running
 from npm_packages import npm_folder, run_node
 from openfeature import api
@@ -18,7 +17,6 @@ from openfeature.contrib.provider.ofrep import OFREPProvider
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import Reason
-from playwright import sync_api
 from services import ThrowawayService
 
 ARMS = [
@@ -26,11 +24,7 @@ ARMS = [
     {"name": "challenger", "payload": {"colour": "green"}},
 ]
 SHOP = "shop.test"
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    f"--host-resolver-rules=MAP {SHOP} 127.0.0.1",
-]  # fmt: skip
+RESOLVED = f"--host-resolver-rules=MAP {SHOP} 127.0.0.1"
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +157,6 @@ SEND = """async ([url, path, body]) => {
 @pytest.mark.timeout(400)
 def test_a_page(service: ThrowawayService, shop: tuple[str, list[bytes]]) -> None:
     """Bulk evaluation across origins, 304 while nothing changes, an exposure and a reward from the page."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no chromium on PATH")
     origin, script = shop
     bundle = npm_folder() / "flags.js"
     run_node(
@@ -174,8 +165,7 @@ def test_a_page(service: ThrowawayService, shop: tuple[str, list[bytes]]) -> Non
     )  # fmt: skip
     script[0] = bundle.read_bytes()
     name = running(service, unit="user", arms=ARMS)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with chromium(RESOLVED) as browser:
         page = browser.new_page()
         statuses: list[int] = []
         page.on(
@@ -207,7 +197,6 @@ def test_a_page(service: ThrowawayService, shop: tuple[str, list[bytes]]) -> Non
             "async url => { try { return (await fetch(url + '/v1/stats')).status } catch { return null } }"
         )
         assert page.evaluate(refused, service.url) is None, "other routes stay closed"
-        browser.close()
     results = service.call("GET", f"/v1/experiments/{name}/results").body["arms"]
     assert sum(arm["exposures"] for arm in results) == 1
     assert sum(arm["metrics"]["click"]["n"] for arm in results) == 1

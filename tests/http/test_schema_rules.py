@@ -20,6 +20,7 @@ from metric_kinds import OBJECTIVES
 from scale import scaled
 from services import Answer, ThrowawayService
 
+from bandit_serve.api.promotions import PromotionRequest
 from bandit_serve.changes.experiments import servable
 from bandit_serve.errors import InvalidInput
 from bandit_serve.experiments.checks import require_payloads
@@ -48,7 +49,15 @@ OF_POLICIES = [
     r"pseudo_history\.mean must be from",
     r"expected the mean of",
 ]
+OF_DEPLOYMENTS = [
+    r"Deployments are off here",
+    r"expected model and version together",
+    r"expected at most 10m",
+]
 BEYOND = {
+    "DeploymentRequest": OF_DEPLOYMENTS,
+    "BuildRequest": OF_DEPLOYMENTS,
+    "StopDeploymentRequest": OF_DEPLOYMENTS,
     "DecideRequest": OF_NAMES,
     "DecideBatch": [*OF_NAMES, r"expected as many as units"],
     "PredictRequest": [*OF_NAMES, *OF_A_FAMILY],
@@ -118,6 +127,13 @@ BEYOND = {
         r"expected rules within each other",
         r"expected at most \d+ (rules|values) in all",
         r"There is no model",
+        r"attribution\.missing: expected",
+        r"(weights\..*|metric): (did you mean \w+\? )?expected one of",
+        r"expected a metric (once|whose mean|that has the value 0)",
+        r"expected another metric (than|beside) the objective",
+        r"expected a number (above|below) 0, as the goal",
+        r"expected a number that is not within",
+        r"at_(most|least): expected a number",
     ],
 }
 STEP = scaled(16, 1)
@@ -323,17 +339,36 @@ def bodies(service: ThrowawayService) -> dict[tuple[str, str], list[Any]]:
         ("POST", f"/v1/experiments/{new}/pause"): reason,
         ("POST", f"/v1/experiments/{new}/stop"): [{"winner": "control", "reason": "because"}],
         ("POST", "/v1/models/none/rollback"): reason,
+        ("POST", "/v1/models/none/promotions"): [*EXAMPLES[PromotionRequest].values()],
+        ("POST", "/v1/models/none/promotions/p1/cancel"): reason,
         ("PATCH", "/v1/models/none/versions/v1"): [{"metrics": {"m": 1.0}, "metadata": {"a": 1}}],
         ("POST", "/v1/models/none/versions/v1/status"): [{"status": "staged", "reason": "because"}],
+        ("POST", "/v1/deployments"): [
+            {
+                "name": "d1",
+                "tag": "image:1",
+                "port": 9000,
+                "env": {"A": "b"},
+                "memory": "512m",
+                "cpus": 0.5,
+                "serving": {"model": "none", "version": "v1"},
+            }
+        ],
+        ("POST", "/v1/deployments/build"): [{"tag": "image:1", "model": "none", "version": "v1"}],
+        ("POST", "/v1/deployments/canary"): [
+            {"model": "none", "version": "v1", "experiment": "none", "ramp": {"from": 0.1, "over": "1h"}}
+        ],
+        ("POST", "/v1/deployments/d1/stop"): [{"timeout": "1s"}],
     }
 
 
-# Of these the tests above, test_remote_versions.py and test_http_covariates.py look at the bodies; and a draft is not
-# to be started.
+# Of these the tests above, test_remote_versions.py, test_http_covariates.py and test_key_matrix.py look at the bodies.
+# A draft is not to be started, and with a key all others would need one.
 ELSEWHERE = {
     ("PUT", "/v1/experiments/{experiment}/covariates"),
     ("POST", "/v1/experiments"),
     ("POST", "/v1/models/{model}/versions"),
+    ("POST", "/v1/keys"),
     ("POST", "/v1/experiments/{experiment}/start"),
 }
 TAKING = [

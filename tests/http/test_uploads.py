@@ -172,9 +172,10 @@ def test_what_a_process_that_died_left_is_taken_back_a_day_later(
         before = sorted(everywhere(store, tmp_path))
         # As far as a process may come: placed, and nobody registers it; or registered, and the copy is still there.
         save_model(path, (1.0, 2.0, 3.0, 4.0))
-        lost, again = artifacts.receive(path), artifacts.receive(save_model(tmp_path / "model"))
+        lost = await asyncio.to_thread(artifacts.receive, path)
+        again = await asyncio.to_thread(artifacts.receive, save_model(tmp_path / "model"))
         for received in (lost, again):
-            artifacts.place(received)
+            await asyncio.to_thread(artifacts.place, received)
         (artifacts.root / f"{artifacts_module.PUT}half").write_bytes(b"half")
         await one.model_changes.sweep()
         assert sorted(everywhere(store, tmp_path)) != before, "what came lately may still be registered"
@@ -183,7 +184,7 @@ def test_what_a_process_that_died_left_is_taken_back_a_day_later(
             os.utime(left, (long_ago, long_ago))
         await one.model_changes.sweep()
         assert sorted(everywhere(store, tmp_path)) == before
-        assert two.artifacts.open(used.sha256).sha256 == used.sha256
+        assert (await asyncio.to_thread(two.artifacts.open, used.sha256)).sha256 == used.sha256
 
     with_nodes(store, tmp_path, place, work)
 

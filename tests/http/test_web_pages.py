@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,23 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import chromium
 from http_calls import running, upload
 from services import ThrowawayService
 
 from bandit_serve.models import MatrixFactorization
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `test`)")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("there is no chromium on PATH", allow_module_level=True)
-
 EVIL = "evil.test"
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    # The page's own name leads to this machine: what DNS rebinding achieves.
-    f"--host-resolver-rules=MAP {EVIL} 127.0.0.1",
-]  # fmt: skip
+# The page's own name leads to this machine: what DNS rebinding achieves.
+REBINDING = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
 PAGE = b"<!doctype html><title>a page</title><link rel=icon href='data:,'><body></body>"
 
 # Each tries one thing and says what it got to read; `null` where the browser or the service did not let it.
@@ -132,10 +123,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium(REBINDING) as launched:
         yield launched
-        launched.close()
 
 
 def state(service: ThrowawayService, name: str) -> dict[str, Any]:

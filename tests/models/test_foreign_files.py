@@ -17,8 +17,8 @@ import xgboost
 from sklearn.linear_model import LogisticRegression
 
 from bandit_serve.errors import InvalidArtifact
-from bandit_serve.models import Popularity
-from bandit_serve.models.artifact import Artifact
+from bandit_serve.models import MatrixFactorization, Popularity
+from bandit_serve.models.artifact import MAX_HEADER_BYTES, Artifact
 from bandit_serve.models.foreign_files import foreign_folder_sentence, foreign_sentence
 from bandit_serve.models.model_file import read_model_file
 from bandit_serve.models.onnx.file import OnnxFile
@@ -97,6 +97,15 @@ def test_ours_are_not_taken_for_others(tmp_path: Path) -> None:
         content = make().content
         assert foreign_sentence(content) is None
         assert isinstance(read_model_file(content), OnnxFile)
+
+
+def test_no_length_of_a_header_is_taken_for_the_mark_of_another(tmp_path: Path) -> None:
+    # 376 begins as zlib's files do, 640, 896, 1152 and 1408 as pickles.
+    for length in range(8, MAX_HEADER_BYTES + 1, 8):
+        assert foreign_sentence(length.to_bytes(8, "little") + b"{}") is None, length
+    ours = saved(MatrixFactorization().fit([1, 2, 3], [1, 2, 3], [1.0, 2.0, 3.0]).save, tmp_path / "m")
+    assert int.from_bytes(ours[:8], "little") == 1152
+    assert isinstance(read_model_file(ours), Artifact)
 
 
 def test_folders(tmp_path: Path) -> None:

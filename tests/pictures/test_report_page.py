@@ -19,7 +19,7 @@ from simulated_results import START_MS, Play, bernoulli, record
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.pictures import course
-from bandit_serve.pictures.course import CourseOfArm, lines, stacked
+from bandit_serve.pictures.course import CourseOfArm, TimeMark, lines, stacked
 from bandit_serve.pictures.intervals import LABELS, VALUES, WIDTH, Row, intervals
 from bandit_serve.pictures.report_page import report_page
 from bandit_serve.pictures.report_picture import report_png, report_svg
@@ -229,7 +229,9 @@ def points_of(path: str) -> list[tuple[float, float]]:
 def test_stacked_shares_fill_the_frame() -> None:
     at_ms = [START_MS, START_MS + 1_000, START_MS + 4_000]
     shares = [CourseOfArm("a", 0, [0.5, 0.25, 0.25]), CourseOfArm("b", 1, [0.5, 0.75, 0.75])]
-    picture = ElementTree.fromstring(stacked(at_ms, shares, "Share", [START_MS + 2_000, 0]))
+    picture = ElementTree.fromstring(
+        stacked(at_ms, shares, "Share", [TimeMark(START_MS + 2_000), TimeMark(0)])
+    )
     below, above = (points_of(each["d"]) for each in attributes(picture, "path", "area"))
     base, top, height = course.HEIGHT - course.BOTTOM, course.TOP, course.HEIGHT - course.BOTTOM - course.TOP
     assert [y for _, y in below[:3]] == pytest.approx(

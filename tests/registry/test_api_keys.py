@@ -163,3 +163,34 @@ def test_a_state_that_no_events_lead_to_is_refused(fault: dict[str, object]) -> 
     registry.keys = {id: wrong}
     with pytest.raises(UnreadableEntry):
         Registry.from_state(Offset(1, 0), registry.state())
+
+
+def test_a_key_of_a_tenant_keeps_it_and_one_without_is_written_as_before() -> None:
+    of_tenant, own = (
+        new_key("web", "serve", None, "me", "shop").event,
+        new_key("web", "serve", None, "me").event,
+    )
+    assert b"tenant" not in msgspec.msgpack.encode(own)
+    assert decode_registry_event(KEY_CREATED, msgspec.msgpack.encode(of_tenant)) == of_tenant
+    keys = api_keys.created(api_keys.created({}, of_tenant, 1_000), own, 1_000)
+    assert api_keys.tenants_of(keys, 2_000) == {"shop"}
+    for tenant in ("other", ""):
+        with pytest.raises(NotFound):
+            revocation(keys, of_tenant.id, "me", tenant)
+    with pytest.raises(NotFound):
+        revocation(keys, own.id, "me", "shop")
+    gone = api_keys.revoked(keys, revocation(keys, of_tenant.id, "me", "shop"), 3_000)  # type: ignore[arg-type]
+    assert api_keys.tenants_of(gone, 4_000) == set()
+
+
+def test_one_tenant_leaves_room_for_the_keys_of_others() -> None:
+    keys: Keys = {}
+    for _ in range(api_keys.MAX_TENANT_KEYS):
+        keys = api_keys.created(keys, new_key("web", "serve", None, "me", "shop").event, 1_000)
+    with pytest.raises(Conflict, match="at most 100"):
+        creation(keys, new_key("web", "serve", None, "me", "shop").event, 2_000)
+    assert creation(keys, new_key("web", "serve", None, "me", "other").event, 2_000)
+    for i in range(api_keys.MAX_TENANTS - 1):
+        keys = api_keys.created(keys, new_key("web", "serve", None, "me", f"t{i}").event, 1_000)
+    with pytest.raises(Conflict, match="tenants"):
+        creation(keys, new_key("web", "serve", None, "me", "one-more").event, 2_000)

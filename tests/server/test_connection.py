@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from stores import ThrowawayStore, binary_id, server_binaries, wait_until
 
-from bandit_serve.errors import BanditServeError, NotBuilt, StoreRefused, StoreUnavailable, UsageError
+from bandit_serve.errors import BanditServeError, StoreRefused, StoreUnavailable, UsageError
 from bandit_serve.store import (
     StoreUrl,
     connect,
@@ -28,6 +28,8 @@ from bandit_serve.store import (
     parse_store_url,
     translate_errors,
 )
+from bandit_serve.store.store import Store
+from bandit_serve.store.url import Address
 
 BINARIES = server_binaries()
 Use = Callable[[Any], Awaitable[Any]]  # a client, without redis-py's overloads for the synchronous one
@@ -98,19 +100,55 @@ def run(url: str | StoreUrl, what: Use, **options: Any) -> Any:
             StoreUrl("unix", path="/c.sock", db=2, username="u", password="p#"),
         ),
         ("unix://u:p@/c.sock", StoreUrl("unix", path="/c.sock", username="u", password="p")),
+        (
+            "redis+sentinel://u:p%40@a:1,[::1]:2,c/bandits/3?sentinel_username=s&sentinel_password=t",
+            StoreUrl(
+                "redis+sentinel",
+                host="a",
+                port=1,
+                others=(Address("::1", 2), Address("c", 26379)),
+                service="bandits",
+                db=3,
+                username="u",
+                password="p@",
+                sentinel_username="s",
+                sentinel_password="t",
+            ),
+        ),
+        (
+            "rediss+cluster://:p@a,b:7?ssl_ca_certs=/a.pem",
+            StoreUrl(
+                "rediss+cluster",
+                host="a",
+                port=6379,
+                others=(Address("b", 7),),
+                password="p",
+                tls=(("ssl_ca_certs", "/a.pem"),),
+            ),
+        ),
     ],
 )
 def test_urls(url: str, expected: StoreUrl) -> None:
     assert parse_store_url(url) == expected
     # The arguments are those that redis-py takes.
-    asyncio.run(open_client(url).aclose())
+    asyncio.run(Store(url).close())
 
 
 @pytest.mark.parametrize(
     ("url", "error", "words"),
     [
-        ("redis+cluster://h:1", NotBuilt, "Redis Cluster"),
-        ("redis+sentinel://h:1/name", NotBuilt, "Redis Sentinel"),
+        ("redis+cluster://h:1/2", UsageError, "one database"),
+        ("redis+cluster://h:1?db=2", UsageError, "one database"),
+        ("redis+cluster://", UsageError, "some nodes of the cluster"),
+        ("redis+cluster://h:1,,g:2", UsageError, "some nodes of the cluster"),
+        ("redis+cluster://h:x,g:2", UsageError, "cannot be read"),
+        ("redis+cluster://:se/cret@h:1,g:2", UsageError, "cannot be read"),
+        ("redis+cluster://h?sentinel_password=p", UsageError, "other than db, username, password"),
+        ("redis+cluster://" + ",".join(["h:1"] * 65), UsageError, "64 are enough"),
+        ("redis+sentinel://h:1", UsageError, "SERVICE"),
+        ("redis+sentinel:///name", UsageError, "the sentinels"),
+        ("redis+sentinel://h:1/name/x", UsageError, "database"),
+        ("redis+sentinel://h:1/name?ssl_cert_reqs=none", UsageError, "sentinel_username, sentinel_password"),
         ("", UsageError, "must begin with redis://"),
         ("localhost:6379", UsageError, "must begin with redis://"),
         ("http://h", UsageError, "must begin with redis://"),
@@ -140,7 +178,13 @@ def test_urls_that_are_refused(url: str, error: type[BanditServeError], words: s
 
 @given(password=st.text().map(lambda text: "§" + text))
 def test_a_password_is_read_and_never_shown(password: str) -> None:
-    for url in (f"redis://:{quote(password, safe='')}@h", f"unix:///s?password={quote(password, safe='')}"):
+    quoted = quote(password, safe="")
+    for url in (
+        f"redis://:{quoted}@h",
+        f"unix:///s?password={quoted}",
+        f"redis+sentinel://:{quoted}@h,i:2/name?sentinel_password={quoted}",
+        f"rediss+cluster://u:{quoted}@h,i:2",
+    ):
         parsed = parse_store_url(url)
         assert parsed.password == password
         assert password not in str(parsed)
@@ -149,7 +193,13 @@ def test_a_password_is_read_and_never_shown(password: str) -> None:
 
 @given(password=st.text("abc12/?#@:[]%&=", min_size=8))
 def test_an_unquoted_password_is_in_no_message(password: str) -> None:
-    for url in (f"redis://:{password}@h/0", f"rediss://u:{password}@h/0", f"unix:///s?password={password}"):
+    for url in (
+        f"redis://:{password}@h/0",
+        f"rediss://u:{password}@h/0",
+        f"unix:///s?password={password}",
+        f"redis+sentinel://:{password}@h:1,i/name",
+        f"redis+cluster://:{password}@h:1,i",
+    ):
         try:
             parse_store_url(url)
         except UsageError as error:

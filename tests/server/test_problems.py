@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -15,12 +17,22 @@ from bandit_serve.errors import (
     Conflict,
     FieldError,
     InvalidInput,
+    LimitReached,
     NotBegun,
     Overloaded,
+    RateExceeded,
     RewardConflict,
     Unavailable,
 )
-from bandit_serve.server.problems import PROBLEM_TYPE, TITLES, TYPES, as_entry, problem, problem_response
+from bandit_serve.server.problems import (
+    PROBLEM_TYPE,
+    STATUS,
+    TITLES,
+    TYPES,
+    as_entry,
+    problem,
+    problem_response,
+)
 
 # The whole tree, as the contract's statuses are.
 STATUSES = {
@@ -38,9 +50,14 @@ STATUSES = {
     "TooSlow": 408,
     "Late": 410,
     "Conflict": 409,
+    "EngineRefused": 409,
+    "DeploymentFailed": 409,
+    "SwitchedOff": 501,
+    "EngineAway": 503,
     "RewardConflict": 409,
     "PreconditionFailed": 412,
-    "NotBuilt": 501,
+    "LimitReached": 429,
+    "RateExceeded": 429,
     "NotInstalled": 501,
     "StateFault": 500,
     "Unfoldable": 500,
@@ -91,7 +108,7 @@ def test_an_error_is_told_with_its_sentence(kind: type[BanditServeError]) -> Non
     assert body["type"].startswith("urn:bandit-serve:problem:")
     assert body["title"]
     assert "errors" not in body
-    assert ("Retry-After" in response.headers) == (response.status == 503)
+    assert ("Retry-After" in response.headers) == (response.status in (429, 503))
 
 
 def test_types_are_stable_and_distinct() -> None:
@@ -157,3 +174,19 @@ def test_what_aiohttp_raises_is_told_in_our_words() -> None:
     response = problem_response(web.HTTPMethodNotAllowed("PUT", ["POST", "GET"]))
     assert response.status == 405
     assert response.headers["Allow"] == "GET, POST"
+
+
+def test_the_documents_name_every_type_of_problem() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    rows = {
+        (int(status), name)
+        for status, name in re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", page, re.MULTILINE)
+    }
+    own = {(status_of(kind), name) for kind, (name, _) in TYPES.items()}
+    assert rows == {(status, name) for status, (name, _) in TITLES.items()} | own
+    assert problem(RateExceeded("x", "requests", 1.0)).type.endswith(":too-many-requests")
+    assert problem(LimitReached("x", "experiments")).type.endswith(":limit-reached")
+
+
+def status_of(kind: type[Exception]) -> int:
+    return next(STATUS[each] for each in kind.__mro__ if each in STATUS)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.errors import Conflict, ModelLost
+from bandit_serve.errors import Conflict, LimitReached, ModelLost
 from bandit_serve.models.artifact import ArtifactStore
 from bandit_serve.models.family import load_model
 from bandit_serve.models.popularity import Popularity
@@ -103,6 +104,45 @@ def test_a_model_is_served_even_when_it_alone_is_over_the_bound(shelf: Shelf) ->
         models = shelf.models(0)
         loaded = await models.load(shelf.versions[0])
         assert score(loaded) == {"prediction": 1.0}
+
+    run(scenario)
+
+
+def test_tenants_share_the_memory_and_the_largest_gives_way(shelf: Shelf) -> None:
+    async def scenario() -> None:
+        own = shelf.models(4)
+        other = LoadedModels(
+            VersionOpener(shelf.artifacts, TopKCache(None, lifetime_s=1.0)), max_bytes=0, beside=own
+        )
+        await own.load(shelf.versions[0])
+        for each in shelf.versions:
+            await other.load(each)
+        assert held(own) == ["v0"], "it has less than half"
+        assert own.nbytes + other.nbytes <= shelf.size * 5
+        assert len(held(other)) >= 3
+        for each in shelf.versions:
+            await own.load(each)
+        assert len(held(other)) >= 1
+        await own.close()
+        await other.close()
+
+    run(scenario)
+
+
+def test_a_limit_holds_for_live_models_too(shelf: Shelf) -> None:
+    async def scenario() -> None:
+        opener = VersionOpener(shelf.artifacts, TopKCache(None, lifetime_s=1.0))
+        models = LoadedModels(opener, max_bytes=2**30, limit_bytes=2 * shelf.size)
+        sized = [msgspec.structs.replace(each, size=shelf.size) for each in shelf.versions]
+        models.keep_live(frozenset({("m", "v0"), ("m", "v1")}))
+        for each in sized[:2]:
+            await models.load(each)
+        with pytest.raises(LimitReached):
+            await models.load(sized[2])
+        models.keep_live(frozenset({("m", "v0")}))
+        await models.load(sized[2])
+        assert models.nbytes <= 2 * shelf.size
+        await models.close()
 
     run(scenario)
 

@@ -142,11 +142,11 @@ def test_memory_is_bounded_and_the_least_recently_asked_leaves(monkeypatch: pyte
     asyncio.run(scenario())
 
 
-def test_memory_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 3 * 5 * (module.ITEM_BYTES + 2))
+def test_memory_is_bounded_in_bytes_too() -> None:
+    max_bytes = 3 * 5 * (module.ITEM_BYTES + 2)
 
     async def scenario() -> None:
-        cache, model = TopKCache(None, lifetime_s=60), Counted()
+        cache, model = TopKCache(None, lifetime_s=60, max_bytes=max_bytes), Counted()
         for user in "abcd":
             await ask(cache, model, user=user, k=5)
         assert not await ask(cache, model, user="a", k=5)

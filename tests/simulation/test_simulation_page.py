@@ -21,7 +21,7 @@ from bandit_serve.pictures.shapes import spread
 from bandit_serve.simulation import Simulation, SimulationReport, run_trials, simulation_report
 from bandit_serve.simulation.plot.chart import HEIGHT, LEFT, LOG_STARTS, chart
 from bandit_serve.simulation.plot.page import page, picture_page
-from bandit_serve.simulation.report import Estimate
+from bandit_serve.simulation.report import MeanOverSeeds
 
 SVG = "{http://www.w3.org/2000/svg}"
 Values = NDArray[np.float64]
@@ -222,7 +222,7 @@ def test_marks_are_round() -> None:
     ],
 )
 def test_an_estimate_has_the_digits_that_its_error_leaves(mean: float, se: float | None, text: str) -> None:
-    assert str(Estimate(mean, se)) == text
+    assert str(MeanOverSeeds(mean, se)) == text
 
 
 def test_a_picture_needs_a_browser(

@@ -50,7 +50,7 @@ def made(name: str, /, **other: Any) -> str:
 
 
 NAMES = sorted(name for name in members() if not name.startswith("_"))
-OF_MODELS = {"agreement", "artifact", "learner"}
+OF_MODELS = {"agreement", "artifact", "learner", "trainer"}
 OWNED = [
     name for name in NAMES if not isinstance(members()[name], property) and name not in {"top_k", *OF_MODELS}
 ]
@@ -59,7 +59,7 @@ OWNED = [
 def test_there_are_keys() -> None:
     of_folds = {"snapshots", "snapshot_pieces", "census", "acknowledgements"}
     of_rewards = {"seen", "plain", "events", "unit_events", "last_sent", "demanded"}
-    assert {"log", "head", "exposed", "expiries", "trimmed", *of_rewards, *of_folds} == set(OWNED)
+    assert {"log", "head", "exposed", "expiries", "trimmed", "mark", *of_rewards, *of_folds} == set(OWNED)
 
 
 @pytest.mark.parametrize("name", NAMES)

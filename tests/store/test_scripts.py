@@ -62,7 +62,7 @@ def rows(*letters: str) -> bytes:
 def test_every_script_is_listed_and_says_what_it_takes() -> None:
     names = {path.name for path in files("bandit_serve.store").iterdir() if path.name.endswith(".lua")}
     made = [value for value in vars(scripts).values() if isinstance(value, scripts.Script)]
-    assert len(made) == len(names - {"appending.lua", "counting.lua"})
+    assert len(made) == len(names - {"appending.lua", "counting.lua", "reading_marks.lua"})
     for script in made:
         assert "KEYS:" in script.source
         assert "ARGV:" in script.source

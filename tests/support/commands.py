@@ -20,7 +20,7 @@ from bandit_serve.models import Popularity
 
 LIMIT_S = 120.0
 PATH = os.environ.get("PYTHONPATH")
-OF_POOLS = {"train", "learn", "demo", "serve"}
+OF_POOLS = {"--workers", "train", "learn", "demo", "serve"}
 STREAMS = (("in", os.O_RDONLY), ("out", os.O_WRONLY | os.O_CREAT), ("err", os.O_WRONLY | os.O_CREAT))
 FORKS = multiprocessing.get_context("forkserver")
 # Imports take longer than most commands do: the processes that run them are forked from one that has made them.
@@ -44,7 +44,7 @@ def bandit_serve(
 ) -> Finished:
     """Runs a command to its end; of our settings, only those in `environment` are set."""
     settings = {**clean_environment(), "COLUMNS": "80", **(environment or {})}
-    as_this_one = os.environ.get("PYTHONPATH") == PATH and not OF_POOLS.intersection(map(str, arguments[:1]))
+    as_this_one = os.environ.get("PYTHONPATH") == PATH and not OF_POOLS.intersection(map(str, arguments))
     run = _forked if as_this_one else _started
     done = run([str(each) for each in arguments], settings, stdin)
     assert "Traceback" not in done.err, done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from bandit_serve.log.offset import START, Offset
 from bandit_serve.store.keys import Keys
 
 KEYS = Keys()
+Decision = tuple[int, int]
+"""Incarnation and number."""
 WAIT_S = 30.0
 
 
@@ -75,8 +78,23 @@ def private_store(service: ThrowawayService) -> redis.Redis:
     return redis.Redis(unix_socket_path=str(service.data / "store.sock"))
 
 
-def log(client: redis.Redis, name: str) -> list[Entry]:
-    items: Any = client.xrange(KEYS.log(name))
+def lease_holder(service: ThrowawayService) -> int:
+    """Process id of the worker that holds the lease."""
+    found: list[int] = []
+
+    def is_found() -> bool:
+        with private_store(service) as client:
+            holder: Any = client.get(KEYS.lease)
+        workers = service.call("GET", "/v1/stats").body["workers"]
+        found[:] = [each["pid"] for each in workers if holder and each["id"] == holder.decode()]
+        return bool(found)
+
+    wait_until(is_found, WAIT_S)
+    return found[0]
+
+
+def log(client: redis.Redis, name: str, keys: Keys = KEYS) -> list[Entry]:
+    items: Any = client.xrange(keys.log(name))
     return [Entry(Offset.parse(at), *next(iter(fields.items()))) for at, fields in items]
 
 
@@ -85,25 +103,44 @@ def logged_rewards(entries: list[Entry]) -> NDArray[np.void]:
     return np.concatenate([np.empty(0, events.REWARD), *parts])
 
 
-def replay(client: redis.Redis, name: str, until: Offset) -> LiveExperiment:
+def logged_values(client: redis.Redis, name: str) -> dict[tuple[Decision, int], float]:
+    """Value of each decision on each metric by the log, whose every row has to begin where the one before ended."""
+    values: dict[tuple[Decision, int], float] = {}
+    for entry in log(client, name):
+        if entry.kind not in (events.REWARDED, events.REVISED):
+            continue
+        event = events.decode(entry.kind, entry.data)
+        assert isinstance(event, events.Rewarded | events.Revised)
+        for row in event.rows:
+            key = ((int(row["incarnation"]), int(row["counter"])), int(row["metric"]))
+            former = values.get(key, math.nan)
+            if isinstance(event, events.Revised):
+                assert repr(float(row["former"])) == repr(former), (key, row)
+            else:
+                assert key not in values, "a plain reward counts once"
+            values[key] = float(row["value"])
+    return values
+
+
+def replay(client: redis.Redis, name: str, until: Offset, keys: Keys = KEYS) -> LiveExperiment:
     """Folds the log up to `until`, from the oldest snapshot that it still reaches back to."""
     replica = Replica()
-    trimmed: Any = client.get(KEYS.trimmed(name))
+    trimmed: Any = client.get(keys.trimmed(name))
     after = START
     if trimmed:
-        snapshots: Any = client.hgetall(KEYS.snapshots(name, POLICY_FOLD))
+        snapshots: Any = client.hgetall(keys.snapshots(name, POLICY_FOLD))
         after = min(offset for offset in map(Offset.parse, snapshots) if offset >= Offset.parse(trimmed))
         replica.restore(LiveExperiment.from_state(after, snapshots[str(after).encode()]))
-    for entry in log(client, name):
+    for entry in log(client, name, keys):
         if after < entry.offset <= until:
             replica.apply(name, entry)
     return replica.experiments[name]
 
 
-def census(client: redis.Redis, name: str, workers: int) -> tuple[Offset, dict[str, str]]:
+def census(client: redis.Redis, name: str, workers: int, keys: Keys = KEYS) -> tuple[Offset, dict[str, str]]:
     """Asks every worker for the digest of its state at one offset."""
-    key = KEYS.census(name, secrets.token_hex(8))
-    asked: Any = client.xadd(KEYS.log(name), {events.CENSUS: events.encode(events.Census(key))})
+    key = keys.census(name, secrets.token_hex(8))
+    asked: Any = client.xadd(keys.log(name), {events.CENSUS: events.encode(events.Census(key))})
     until_s = time.monotonic() + WAIT_S
     while client.hlen(key) < workers:
         assert time.monotonic() < until_s, f"{client.hlen(key)} of {workers} workers answered the census"
@@ -112,27 +149,29 @@ def census(client: redis.Redis, name: str, workers: int) -> tuple[Offset, dict[s
     return Offset.parse(asked), {worker.decode(): digest.decode() for worker, digest in answers.items()}
 
 
-def assert_states_equal_replay(client: redis.Redis, name: str, workers: int) -> None:
+def assert_states_equal_replay(client: redis.Redis, name: str, workers: int, keys: Keys = KEYS) -> None:
     """Asserts that every worker's state equals a replay of the log, bit for bit."""
-    offset, digests = census(client, name, workers)
-    replayed = replay(client, name, offset).digest()
+    offset, digests = census(client, name, workers, keys)
+    replayed = replay(client, name, offset, keys).digest()
     assert set(digests.values()) == {replayed}, f"workers {digests}, replay {replayed}"
 
 
-def assert_counted(service: ThrowawayService, client: redis.Redis, name: str, tally: Tally) -> None:
+def assert_counted(
+    service: ThrowawayService, client: redis.Redis, name: str, tally: Tally, keys: Keys = KEYS
+) -> None:
     """Asserts that results, fold and log count exactly the acknowledged rewards: none lost, none twice."""
     n = len(tally.acknowledged)
     assert n > 0
     assert not tally.failures, tally.failures[:5]
-    rows = logged_rewards(log(client, name))
-    keys = np.unique(rows[["incarnation", "counter", "metric"]])
+    rows = logged_rewards(log(client, name, keys))
+    distinct = np.unique(rows[["incarnation", "counter", "metric"]])
     results = service.call("GET", f"/v1/experiments/{name}/results").body
     counted = {
         "acknowledged": n,
         "rows": len(rows),
-        "distinct rows": len(keys),
+        "distinct rows": len(distinct),
         "results": sum(arm["metrics"]["click"]["n"] for arm in results["arms"]),
-        "fold": sum(replay(client, name, Offset(2**62, 0)).rewards.tolist()),
+        "fold": sum(replay(client, name, Offset(2**62, 0), keys).rewards.tolist()),
     }
     print(
         counted, "verdicts", dict(tally.verdicts), "answers", dict(tally.statuses), "dropped", tally.dropped

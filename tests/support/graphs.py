@@ -150,6 +150,14 @@ def arithmetic(operator: str = "Sum", n: int = 2, element: int = TensorProto.FLO
     ).SerializeToString()
 
 
+def of_one_row() -> bytes:
+    """Graph that takes one row a run, of four features, and gives their sum."""
+    node = helper.make_node("ReduceSum", ["a"], ["score"], keepdims=1)
+    return graph(
+        [node], {"a": (TensorProto.FLOAT, [1, 4])}, {"score": (TensorProto.FLOAT, [1, 1])}
+    ).SerializeToString()
+
+
 def slow(rounds: int) -> bytes:
     """Graph with a loop of so many rounds, each of them some work, over one column."""
     body = helper.make_graph(

@@ -162,13 +162,20 @@ class History:
     Decisions are drawn from the shares of `live`, the fold of the entries so far. former: whether rewards occur that
     only a former version would have accepted. revising: whether values come that are sums of events. analysed: whether
     experiments ask for more of their results: covariates, ratios, quantiles, caps, guardrails, dimensions, horizons,
-    lists that are interleaved, and metrics that come later.
+    lists that are interleaved, and metrics that come later. trading: whether policies go by several metrics.
     """
 
     def __init__(
-        self, choices: Choices, *, former: bool = False, revising: bool = False, analysed: bool = False
+        self,
+        choices: Choices,
+        *,
+        former: bool = False,
+        revising: bool = False,
+        analysed: bool = False,
+        trading: bool = False,
     ) -> None:
         self._choices = choices
+        self._trading = trading
         self._analysed = analysed
         self._former = former
         self._revising = revising
@@ -224,6 +231,8 @@ class History:
         }
         if self._analysed:
             self._ask_for_more(described)
+        if self._trading:
+            self._trade(described)
         contextual = POLICIES[described["policy"]["kind"]].contextual
         if described["unit"] == "user" and not contextual and chance(choices, 50):
             described["keep_assigned"] = True
@@ -279,6 +288,32 @@ class History:
             rules = ["winner", {"precision": 0.1}, {"futility": 0.1}, {"best_arm": 0.05}]
             stopping["rule"] = choices.one_of(rules)
 
+    def _trade(self, described: dict[str, Any]) -> None:
+        """Gives a description weights or constraints, of metrics beside those that it has."""
+        choices, metrics = self._choices, described["metrics"]
+        others = [self._metric(f"t{i}") for i in range(choices.one_of([1, 1, 2, 3]))]
+        if chance(choices, 30):
+            others.append(
+                {"name": "latency_ms", "kind": "continuous", "goal": "minimize", "source": "served"}
+            )
+        metrics[:] = [metric for metric in metrics if metric["name"] != "latency_ms"] + others
+        described["stopping"].pop("rule", None)
+        weighted = chance(choices, 50)
+        if weighted:
+            described["weights"] = {
+                metric["name"]: choices.one_of([1e-12, 0.001, 1.0, 1e9])
+                * (1.0 if metric["goal"] == "maximize" else -1.0)
+                for metric in [metrics[0], *others]
+                if metric["name"] == others[0]["name"] or chance(choices, 50)
+            }
+        if not weighted or chance(choices, 50):
+            described["constraints"] = [self._constraint(metric) for metric in others]
+
+    def _constraint(self, metric: dict[str, Any]) -> dict[str, Any]:
+        limits = self._values(msgspec.convert(metric, Metric))
+        side = self._choices.one_of(["at_most", "at_least"])
+        return {"metric": metric["name"], side: self._choices.one_of(limits)}
+
     def _metric(self, name: str) -> dict[str, Any]:
         choices = self._choices
         kind = choices.one_of(list(KINDS))
@@ -311,6 +346,8 @@ class History:
         ]
         contextual = [kind for kind in kinds if POLICIES[kind].contextual]
         kind = choices.one_of(contextual if contextual and chance(choices, 70) else kinds)
+        if self._trading:
+            kind = "thompson"
         policy: dict[str, Any] = {"kind": kind}
         if chance(choices, 60):
             policy["min_share"] = choices.one_of([*SHARES, 1.0 / n_arms, 0.5 / n_arms])

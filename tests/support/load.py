@@ -40,8 +40,9 @@ class Dropped(Exception):
 class Connection:
     """Client with one HTTP/1.1 connection at a time, kept alive if the service allows it, or one for each request."""
 
-    def __init__(self, host: str, port: int, *, keep_alive: bool) -> None:
+    def __init__(self, host: str, port: int, *, keep_alive: bool, key: str | None = None) -> None:
         self._host, self._port = host, port
+        self._key = "" if key is None else f"Authorization: Bearer {key}\r\n"
         self._keep_alive = keep_alive
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
@@ -49,7 +50,7 @@ class Connection:
     async def call(self, path: str, body: Any) -> Reply:
         content = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(content)}\r\n\r\n"
+        head += f"{self._key}Content-Length: {len(content)}\r\n\r\n"
         if self._writer is None:
             try:
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
@@ -107,7 +108,8 @@ class Load:
     """Runs `clients` clients until the end of the `with` block, where visits under way are finished first.
 
     Half of the clients keep their connections alive, the others open one for each request. The share `rewarded` of the
-    decisions gets a reward, and one reward in ten is sent twice. With `may_be_late`, the answer 410 is no failure.
+    decisions gets a reward, and one reward in ten is sent twice. With `may_be_late`, the answer 410 is no failure. All
+    send the `key`, if one is given.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Load:
         rewarded: float = 1.0,
         may_be_late: bool = False,
         host: str = "127.0.0.1",
+        key: str | None = None,
     ) -> None:
         self.port = port
         self.tally = Tally()
@@ -133,6 +136,7 @@ class Load:
         self._rewarded = rewarded
         self._fine = (200, 410) if may_be_late else (200,)
         self._host = host
+        self._key = key
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="load")
         self._error: BaseException | None = None
@@ -171,7 +175,7 @@ class Load:
 
     async def _client(self, number: int) -> None:
         chance = random.Random(f"{self._seed} {number}")
-        connection = Connection(self._host, self.port, keep_alive=number % 2 == 0)
+        connection = Connection(self._host, self.port, keep_alive=number % 2 == 0, key=self._key)
         visit = 0
         while not self._stopping.is_set():
             unit = f"unit-{number}-{visit}"

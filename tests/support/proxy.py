@@ -32,6 +32,10 @@ class Proxy:
         """Coroutines that forward from the client to the store, and back."""
         raise NotImplementedError
 
+    async def reach(self) -> Streams:
+        """Connection to the store for a new client."""
+        return Streams(*await asyncio.open_connection("127.0.0.1", self._store_port))
+
     def __enter__(self) -> Self:
         self._thread.start()
         assert self._listening.wait(10)
@@ -57,7 +61,7 @@ class Proxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            store = Streams(*await asyncio.open_connection("127.0.0.1", self._store_port))
+            store = await self.reach()
         except OSError:
             writer.close()
             return

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-READY = re.compile(r"bandit-serve is ready on (http://\S+) with")
+READY = re.compile(r"bandit-serve is ready on (https?://\S+) with")
 START_S = 120.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Answer(NamedTuple):
@@ -27,26 +29,50 @@ class Answer(NamedTuple):
 
 
 class ThrowawayService:
-    """Service in a `with` block. `flags` go to `bandit-serve serve`; without `store` it has a private one in `data`."""
+    """Service in a `with` block. `flags` go to `bandit-serve serve`; without `store` it has a private one in `data`.
+
+    checkout: another one than this, whose kernels are built.
+    """
 
     def __init__(
-        self, data: Path, *flags: str, store: str | None = None, workers: int = 1, port: int = 0
+        self,
+        data: Path,
+        *flags: str,
+        store: str | None = None,
+        workers: int = 1,
+        port: int = 0,
+        checkout: Path = ROOT,
     ) -> None:
         self.data = data
         self._flags = flags
         self._store = store
         self._workers = workers
         self._port = port
+        self._checkout = checkout
         self.url = ""
+        self.tls: ssl.SSLContext | None = None
+        """What the calls trust, for a service with a certificate."""
         self.output: list[str] = []
 
     def start(self) -> Self:
-        command = [sys.executable, "-m", "bandit_serve", "serve", "--data", str(self.data)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "bandit_serve",
+            "serve",
+            "--data",
+            str(self.data),
+        ]
         command += ["--port", str(self._port), "--workers", str(self._workers), *self._flags]
         if self._store is not None:
             command += ["--store", self._store]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment()
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment(self._checkout),
         )
         ready = threading.Event()
         self.url = ""
@@ -90,7 +116,7 @@ class ThrowawayService:
             headers={"Content-Type": "application/json", **(headers or {})},
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            with urllib.request.urlopen(request, timeout=timeout_s, context=self.tls) as response:
                 return _answer(response.status, response.read(), response.headers)
         except urllib.error.HTTPError as error:
             with error:
@@ -138,11 +164,10 @@ class ThrowawayService:
         self.stop()
 
 
-def clean_environment() -> dict[str, str]:
-    """Copies this environment without our settings, and puts this checkout first on the path."""
+def clean_environment(checkout: Path = ROOT) -> dict[str, str]:
+    """Copies this environment without our settings, and puts a checkout first on the path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BANDIT_SERVE_")}
-    root = Path(__file__).resolve().parents[2]
-    paths = [str(root), str(root / "clients" / "python"), environment.get("PYTHONPATH")]
+    paths = [str(checkout), str(checkout / "clients" / "python"), environment.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment
 

@@ -19,8 +19,12 @@ STARTERS = frozenset(
         "bandit_serve.store.binary",
         "bandit_serve.store.private_server",
         "bandit_serve.training.pipeline",
+        "clusters",
         "commands",
+        "plain_installs",
+        "sentinel_sets",
         "services",
+        "store_kinds",
         "stores",
         "subprocess",
     }

@@ -16,12 +16,13 @@ from bandit_serve.log.fold import EXPOSURES_FOLD, RESULTS_FOLD
 from bandit_serve.log.offset import START
 from bandit_serve.log.reader import event_of, pages
 from bandit_serve.log.repairs import Repairs
+from bandit_serve.registry.api_keys import tenants_of
 from bandit_serve.registry.registry import Registry, decode_registry_event
 from bandit_serve.replication.replay import replay
 from bandit_serve.replication.tail import READ_COUNT, Tail
 from bandit_serve.results import ResultsFold, report
 from bandit_serve.results.state import CODEC
-from bandit_serve.store.keys import COMMON
+from bandit_serve.store.keys import COMMON, OF_TENANT
 from bandit_serve.store.store import Store
 
 StoredFold = TypeVar("StoredFold", ResultsFold, UnitExposures)
@@ -30,40 +31,57 @@ AS_OF_MS = 1_800_000_000_000
 
 
 async def fold_all(url: str) -> dict[str, Any]:
-    """Folds all logs; returns, by owner, digests of the folds, and the results at `AS_OF_MS`.
+    """Folds all logs; returns, by owner, digests of the folds, and the results at `AS_OF_MS`. Owners of a tenant's logs
+    begin with `TENANT/`.
 
     Asserts that every snapshot equals the fold of its log. Of units that a build of before scored otherwise, that is
     what hangs on no score, and `results` are samples.
     """
     store = Store(url)
     try:
-        replica = Replica()
-        await Tail(store, replica).load_registry()
-        registry = replica.registry
-        folded: dict[str, Any] = {COMMON: {"digest": sha256(registry.state()).hexdigest()}}
-        assert await snapshot_of_the_registry(store) in (None, registry.state())
-        for owner in sorted(registry.experiments):
-            replayed = await replay(store, owner, registry.repairs)
-            assert replayed.equal is not False, replayed
-            results = await fold_snapshots(store, owner, registry.repairs, RESULTS_FOLD, ResultsFold)
-            about = msgspec.to_builtins(report(results, results.record, {}, AS_OF_MS))
-            otherwise = [
-                is_scored_otherwise(snapshot.state)
-                for offset in await store.snapshot_offsets(owner, RESULTS_FOLD)
-                if (snapshot := await store.read_snapshot(owner, RESULTS_FOLD, offset)) is not None
-            ]
-            folded[owner] = {
-                "digest": replayed.digest,
-                "snapshots": len(replayed.snapshots),
-                "results": samples_in(about) if any(otherwise) else about,
-                "scored_otherwise": any(otherwise),
-            }
-            if results.record.experiment.unit == "user":
-                units = await fold_snapshots(store, owner, registry.repairs, EXPOSURES_FOLD, UnitExposures)
-                folded[owner]["units"] = sha256(units.state()).hexdigest()
-        return folded
+        registry = await registry_of(store)
+        folded = await fold_logs(store, registry)
     finally:
         await store.close()
+    for tenant in tenants_of(registry.keys, AS_OF_MS):
+        store = Store(url, namespace=f"{store.keys.namespace.partition(OF_TENANT)[0]}{OF_TENANT}{tenant}")
+        try:
+            of_tenant = await fold_logs(store, await registry_of(store))
+        finally:
+            await store.close()
+        folded |= {f"{tenant}{OF_TENANT}{owner}": each for owner, each in of_tenant.items()}
+    return folded
+
+
+async def registry_of(store: Store) -> Registry:
+    replica = Replica()
+    await Tail(store, replica).load_registry()
+    return replica.registry
+
+
+async def fold_logs(store: Store, registry: Registry) -> dict[str, Any]:
+    folded: dict[str, Any] = {COMMON: {"digest": sha256(registry.state()).hexdigest()}}
+    assert await snapshot_of_the_registry(store) in (None, registry.state())
+    for owner in sorted(registry.experiments):
+        replayed = await replay(store, owner, registry.repairs)
+        assert replayed.equal is not False, replayed
+        results = await fold_snapshots(store, owner, registry.repairs, RESULTS_FOLD, ResultsFold)
+        about = msgspec.to_builtins(report(results, results.record, {}, AS_OF_MS))
+        otherwise = [
+            is_scored_otherwise(snapshot.state)
+            for offset in await store.snapshot_offsets(owner, RESULTS_FOLD)
+            if (snapshot := await store.read_snapshot(owner, RESULTS_FOLD, offset)) is not None
+        ]
+        folded[owner] = {
+            "digest": replayed.digest,
+            "snapshots": len(replayed.snapshots),
+            "results": samples_in(about) if any(otherwise) else about,
+            "scored_otherwise": any(otherwise),
+        }
+        if results.record.experiment.unit == "user":
+            units = await fold_snapshots(store, owner, registry.repairs, EXPOSURES_FOLD, UnitExposures)
+            folded[owner]["units"] = sha256(units.state()).hexdigest()
+    return folded
 
 
 def agrees(now: Any, then: Any) -> bool:

@@ -11,8 +11,8 @@ import msgpack
 import redis
 
 FOLDER = Path(__file__).parents[1] / "stored"
-# Keys that end by the store's clock: workers, leases, caches.
-PASSING = ("workers", "lease", "loaded", "clock")
+# Keys that end by the store's clock: workers, leases, caches, and who has applied a change.
+PASSING = ("workers", "lease", "loaded", "clock", "measurements")
 
 
 def stored_files() -> list[Path]:
@@ -22,7 +22,8 @@ def stored_files() -> list[Path]:
 def keys_of(client: redis.Redis) -> Iterator[tuple[bytes, str, Any]]:
     """Yields every key without expiry: its name, its type and its content."""
     for key in sorted(client.scan_iter(count=1_000)):
-        if key.decode().rpartition(":")[2] in PASSING:
+        name = key.decode()
+        if name.rpartition(":")[2] in PASSING or ":heard:" in name:
             continue
         kind = client.type(key).decode()
         match kind:
@@ -39,15 +40,24 @@ def keys_of(client: redis.Redis) -> Iterator[tuple[bytes, str, Any]]:
         yield key, kind, held
 
 
-def save(path: Path, client: redis.Redis, expected: dict[str, Any]) -> None:
-    """Writes every key of a store to a file, with the expected folds of its logs."""
-    content = {"keys": list(keys_of(client)), "expected": expected}
+def save(path: Path, client: redis.Redis, expected: dict[str, Any], key: str = "") -> None:
+    """Writes every key of a store to a file, with the expected folds of its logs.
+
+    `key` is that of an admin, for a store whose service wants one.
+    """
+    content = {"keys": list(keys_of(client)), "expected": expected, "key": key}
     path.write_bytes(zlib.compress(msgpack.packb(content), level=9))
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Content of a file: `keys`, each with its name, its type and what it holds, what is `expected`, and a `key`."""
+    content: dict[str, Any] = msgpack.unpackb(zlib.decompress(path.read_bytes()))
+    return content
 
 
 def restore(path: Path, client: redis.Redis) -> dict[str, Any]:
     """Fills an empty store from a file; returns the expected folds of its logs."""
-    content: dict[str, Any] = msgpack.unpackb(zlib.decompress(path.read_bytes()))
+    content = content_of(path)
     for key, kind, held in content["keys"]:
         match kind:
             case "stream":

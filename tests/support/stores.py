@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import redis
 
@@ -65,11 +65,51 @@ def gone(pid: int) -> bool:
     return subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode != 0
 
 
+class TlsFiles(NamedTuple):
+    """Files of a server that speaks TLS, and the authority that it and its clients trust.
+
+    It has a certificate as a server, and one as the client that it is to other servers of a cluster.
+    """
+
+    cert: Path
+    key: Path
+    client_cert: Path
+    client_key: Path
+    authority: Path
+
+    def options(self, port: int) -> dict[str, str]:
+        return {
+            "port": "0",
+            "tls-port": str(port),
+            "tls-cert-file": str(self.cert),
+            "tls-key-file": str(self.key),
+            "tls-client-cert-file": str(self.client_cert),
+            "tls-client-key-file": str(self.client_key),
+            "tls-ca-cert-file": str(self.authority),
+            "tls-auth-clients": "no",
+            "tls-replication": "yes",
+        }
+
+
+def speaks_tls(binary: Path, files: TlsFiles) -> bool:
+    """Whether a server was built with TLS."""
+    store = ThrowawayStore(binary=binary, tls=files, appendonly=False)
+    try:
+        store.start()
+    except AssertionError:
+        return False
+    else:
+        return True
+    finally:
+        store.__exit__(None, None, None)
+
+
 class ThrowawayStore:
     """Server in a directory of its own; both are removed at the end of the `with` block.
 
-    It listens on a unix socket, or with `tcp=True` on a free port of the loopback interface. Data survives `kill()` and
-    `start()` as far as `appendonly` and `appendfsync` allow. `options` are further options of the server.
+    It listens on a unix socket, or with `tcp=True` on a free port of the loopback interface, or on `port`. Data
+    survives `kill()` and `start()` as far as `appendonly` and `appendfsync` allow. `options` are further options of the
+    server. With `tls` it speaks TLS and nothing else, with other servers, too; see `speaks_tls`.
     """
 
     def __init__(
@@ -80,13 +120,18 @@ class ThrowawayStore:
         appendfsync: str = "always",
         maxmemory_policy: str = "noeviction",
         tcp: bool = False,
+        port: int = 0,
         options: Mapping[str, str] | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.binary = binary or server_binaries()[0]
         self.directory = Path(tempfile.mkdtemp(prefix="store-"))
-        self.port = _free_port() if tcp else 0
+        self.tls = tls
+        tcp = tcp or port > 0 or tls is not None
+        self.port = port or (_free_port() if tcp else 0)
         self.socket = self.directory / "s"
-        self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
+        scheme = "redis" if tls is None else "rediss"
+        self.url = f"{scheme}://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
         self.options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -96,6 +141,7 @@ class ThrowawayStore:
             "save": "",
             "maxmemory-policy": maxmemory_policy,
             **({} if tcp else {"unixsocket": str(self.socket)}),
+            **({} if tls is None else tls.options(self.port)),
             **(options or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,7 +158,7 @@ class ThrowawayStore:
         with open(self.directory / "log", "ab") as log:
             self._process, self._keeper = start_child([str(self.binary), *words], output=log.fileno())
         if wait:
-            wait_until(self._answers, START_TIMEOUT_S)
+            wait_until(self._has_started, START_TIMEOUT_S)
 
     def kill(self) -> None:
         """Sends SIGKILL; returns when the server has ended."""
@@ -129,7 +175,8 @@ class ThrowawayStore:
 
     def client(self) -> redis.Redis:
         """Synchronous client for a test that inspects the store; close it."""
-        return redis.Redis.from_url(self.url, **self._credentials())
+        trust = {} if self.tls is None else {"ssl_ca_certs": str(self.tls.authority)}
+        return redis.Redis.from_url(self.url, **self._credentials(), **trust)
 
     def flush(self) -> None:
         with self.client() as client:
@@ -156,14 +203,18 @@ class ThrowawayStore:
         password = self.options.get("requirepass")
         return {} if password is None else {"password": password}
 
-    def _answers(self) -> bool:
-        assert self._keeper is not None
-        assert self._keeper.is_alive(), f"the store ended as it started:\n{self.log()}"
+    def answers(self) -> bool:
+        """Whether the server is there and has loaded its data."""
         with self.client() as client:
             try:
                 return bool(client.ping())
             except redis.ConnectionError:
                 return False
+
+    def _has_started(self) -> bool:
+        assert self._keeper is not None
+        assert self._keeper.is_alive(), f"the store ended as it started:\n{self.log()}"
+        return self.answers()
 
 
 def _free_port() -> int:

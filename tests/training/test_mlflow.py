@@ -66,7 +66,7 @@ def server(tmp_path_factory):
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: healthy(url), 60)
+        wait_until(lambda: healthy(url), 180)
         yield url
     finally:
         # It is the library's server: whether it goes when it is asked to is not ours to test.

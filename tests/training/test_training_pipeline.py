@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from dask_clusters import dask_cluster
 
 from bandit_serve.base.extras import require
 from bandit_serve.errors import InvalidInput, UsageError
@@ -72,10 +73,7 @@ def test_a_seed_repeats_it_whatever_the_backend(result, tmp_path):
 
 
 def test_a_dask_cluster_does_the_same_work(result):
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
-    ) as cluster:
+    with dask_cluster(n_workers=2, threads_per_worker=1, processes=True) as cluster:
         search = {"trials": 2, "jobs": 2, "backend": "dask", "scheduler": cluster.scheduler_address}
         again = train(DATA, read_plan({**_document(), "search": search}))
     assert [each.record.metrics for each in again.trained] == [each.record.metrics for each in result.trained]

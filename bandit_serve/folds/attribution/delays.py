@@ -107,6 +107,16 @@ class Delays:
         weights: NDArray[np.float64] = (rates * reach).sum(axis=1) / rates.sum(axis=1)
         return weights
 
+    def within_ms(self, part: float) -> Counts:
+        """Delays, int64 (K,), within which this part (0, 1] of each arm's rewards so far came; 0 where none came.
+
+        They are upper edges of bins: at most a fifth above the delay itself.
+        """
+        reached = np.cumsum(self.arrivals, axis=1)
+        wanted = np.ceil(part * reached[:, -1])
+        bins = (reached < wanted[:, None]).sum(axis=1)
+        return np.where(reached[:, -1] > 0, self.edges_ms[np.minimum(bins + 1, BINS)], 0)
+
     def grown(self, n_arms: int) -> Delays:
         """Same delays with more arms, of which nothing is known yet."""
         grown = Delays(1, n_arms)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bandit_serve.folds.attribution import _delays
 from bandit_serve.folds.attribution.buckets import Buckets
 from bandit_serve.folds.attribution.delays import Delays, DelaysState
-from bandit_serve.log.events import MAX_COUNTER, ON_DEMAND
+from bandit_serve.log.events import FIRST, MAX_COUNTER, ON_DEMAND, rewards_of
 from bandit_serve.log.times import LINGER_MS
 
 Counts = NDArray[np.int64]
@@ -73,6 +73,14 @@ class PendingDecisions:
         self._early: Decisions = {}
         self._settled: Decisions = {}
 
+    def __len__(self) -> int:
+        """Number of open decisions without a reward."""
+        exposed, rewarded = (
+            sum(int(counts.sum()) for counts in list(by_bucket.values()))
+            for by_bucket in (self._exposed, self._rewarded)
+        )
+        return max(exposed - rewarded, 0)
+
     def exposed(self, incarnation: int, first: int, arms: NDArray[np.uint16], times_ms: Counts) -> None:
         """Counts n logged decisions, numbered from `first` by their worker."""
         earliest = _delays.count_decisions(self._exposed, arms, times_ms, self._buckets.width_ms, self.n_arms)
@@ -115,7 +123,18 @@ class PendingDecisions:
                 int(row["arm"]),
             )
 
-    def revised(self, rows: NDArray[np.void], now_ms: int) -> None:
+    def revised(self, rows: NDArray[np.void], now_ms: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Counts what `events.REVISION` rows (n,) say; returns the values before and after them, as they are learned.
+
+        A value that is gone is learned as a zero until there is one again. NaN is a former value that never was.
+        """
+        first = rows["since_ms"] == FIRST
+        self.rewarded(rewards_of(rows[first]), now_ms)
+        self._changed(rows[~first], now_ms)
+        formers = np.where(np.isnan(rows["former"]) & ~first, 0.0, rows["former"])
+        return formers, np.nan_to_num(rows["value"], nan=0.0)
+
+    def _changed(self, rows: NDArray[np.void], now_ms: int) -> None:
         """Notes which rewards of open decisions are 0 now, or are no more: `events.REVISION` rows of later changes.
 
         A reward that is gone stays a reward, of 0.

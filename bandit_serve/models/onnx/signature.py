@@ -85,6 +85,13 @@ class Signature(Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.inputs) == 1 and bool(self.inputs[0].shape)
 
     @property
+    def texts(self) -> set[str]:
+        """Names of the features that are texts to the graph."""
+        if self.is_matrix:
+            return set(self.columns if self.inputs[0].dtype == "str" else ())
+        return {name for name, each in zip(self.columns, self.inputs, strict=True) if each.dtype == "str"}
+
+    @property
     def is_regression(self) -> bool:
         """Whether the only output is one real number a row: the version's `prediction`."""
         one = self.outputs[0]

@@ -139,6 +139,7 @@ class DecisionHandlers:
         units: list[str],
         contexts: list[Context | None] | None,
     ) -> Reply:
+        self._service.admit_batch(len(units))
         await self._known(experiment)
         columns = await self._service.decisions.decide_columns(experiment, units, contexts)
         self._service.counters.add("decisions", len(units))
@@ -147,6 +148,7 @@ class DecisionHandlers:
     async def _decide_each(
         self, experiment: str, headers: Mapping[str, str], requests: Sequence[DecideRequest | InvalidInput]
     ) -> Reply:
+        self._service.admit_batch(len(requests))
         await self._known(experiment)
         await self._sizes.check(experiment, len(requests))
         responses, turn = Responses(headers), Turn()
@@ -166,6 +168,7 @@ class DecisionHandlers:
     async def predict_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
         service = self._service
         requests = await self._requests_to_predict(headers, body)
+        service.admit_batch(len(requests))
         items = [_items(asked) for asked in requests if isinstance(asked, PredictRequest)]
         if sum(ids + k for ids, k in items) > MAX_BATCH_ITEMS:
             raise TooLarge(

@@ -183,6 +183,7 @@ class InferenceHandlers:
         name = request.match_info["model"]
         if isinstance(subject, Version):
             rows = InferenceRows(asked, tensors, frozenset())
+            self._service.admit_batch(rows.n)
             scored = await self._score(name, request.match_info.get("version"), rows, rows_at_once(subject))
             outputs = await predictions(scored)
             if not outputs:
@@ -191,6 +192,7 @@ class InferenceHandlers:
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
             return await respond(response, wanted_outputs(asked, outputs))
         rows = InferenceRows(asked, tensors, subject.attributes)
+        self._service.admit_batch(rows.n)
         names = self._common_outputs(subject, rows)
         check_names(asked, names)
         if names == [] and rows.n > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
@@ -13,18 +12,20 @@ import numpy as np
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
+from prometheus_client.registry import Collector
 
 from bandit_serve import __version__
+from bandit_serve.api.experiment_stats import ExperimentStats, experiment_stats
 from bandit_serve.api.rewards import RewardVerdict
-from bandit_serve.api.views import AlarmView, SetAsideView, alarm_view, set_aside_view
+from bandit_serve.api.views import SetAsideView, set_aside_view
 from bandit_serve.base.clock import rfc3339
 from bandit_serve.base.troubles import Trouble
-from bandit_serve.errors import NotBuilt, Unavailable
-from bandit_serve.experiments.spec import Status
-from bandit_serve.folds.experiment import LiveExperiment
+from bandit_serve.errors import Unavailable
 from bandit_serve.replication.census import living
+from bandit_serve.server.forwarded import host_of, scheme_of
 from bandit_serve.server.metrics import ServiceCollector, counted, exposition
 from bandit_serve.server.service import Service
+from bandit_serve.server.tenant_metrics import TenantCollector, WholeCollector
 from bandit_serve.server.wire import Pairs, answer, answer_in_turns
 
 
@@ -43,48 +44,13 @@ class WorkerView(Struct, frozen=True):
 
 
 class StoreView(Struct, frozen=True):
-    """State of the store; only `available` while it is away. `used_memory` is in bytes."""
+    """State of the store; only `available` while it is away. `used_memory` is in bytes; a tenant is not told it."""
 
     available: bool
     server: str | UnsetType = UNSET
     version: str | UnsetType = UNSET
     durability: str | UnsetType = UNSET
     used_memory: int | UnsetType = UNSET
-
-
-class ContextStats(Struct, frozen=True):
-    """Values in contexts of requests that the features could not use, in the answering worker.
-
-    `missing` and `unknown` count, by field, values that were absent or not among those of the schema. `unexpected`
-    counts values without a field. `far` counts, by numeric field, decisions in the log with a value so far outside the
-    field's others that a contextual policy clipped it.
-    """
-
-    missing: dict[str, int]
-    unknown: dict[str, int]
-    far: dict[str, int]
-    unexpected: int
-
-
-class ExperimentStats(Struct, frozen=True):
-    """Figures of an experiment by arm: current shares, and logged exposures and rewards of the objective.
-
-    The mean reward is the policy's estimate, null while nothing is known of it. Missing rewards that count as zero are
-    in it; those of open decisions count by how likely a reward would have come by now. `alarms` lists the last 100
-    changes of means that were noticed; it is null with a contextual policy, under which an arm's mean changes by
-    itself. `ejected` lists the arms that the answering worker leaves out now because their model failed in it.
-    `context` is null without a schema.
-    """
-
-    status: Status
-    policy: str
-    shares: dict[str, float]
-    exposures: dict[str, int]
-    rewards: dict[str, int]
-    ejected: list[str]
-    means: dict[str, float | None]
-    alarms: list[AlarmView] | None
-    context: ContextStats | None
 
 
 class LoadedStats(Struct, frozen=True):
@@ -94,10 +60,22 @@ class LoadedStats(Struct, frozen=True):
     bytes: int
 
 
+class TenantStats(Struct, frozen=True):
+    """Figures of a tenant: what it has, and how many of its requests were refused because it sent too many."""
+
+    status: Literal["ready", "degraded"]
+    experiments: int
+    models: int
+    decisions: int
+    predictions: int
+    limited: int
+
+
 class Stats(Struct, frozen=True):
     """Counters are those of all workers since the service started; `models` maps each to its production version.
 
-    `experiments_left_out` counts those, the newest, that have no room here, as in `/metrics`.
+    `experiments_left_out` counts those, the newest, that have no room here, as in `/metrics`. `tenants` is there where
+    there are any, for callers who are of none.
     """
 
     version: str
@@ -116,13 +94,18 @@ class Stats(Struct, frozen=True):
     rewards: dict[RewardVerdict, int]
     exposures_lost: int
     ejections: int
+    tenants: dict[str, TenantStats] | UnsetType = UNSET
 
 
 class OperationHandlers:
     def __init__(self, service: Service, openapi: dict[str, Any]) -> None:
         self._service = service
         self._openapi = openapi
-        self._collector = ServiceCollector(service.counters, service.node.replica, self._shares_of)
+        self._collector: Collector = (
+            WholeCollector(_collector(service), self._of_tenants)
+            if service.tenant is None
+            else _of_tenant(service.tenant, service)
+        )
         self._started_s = time.monotonic()
 
     async def live(self, request: web.Request) -> web.Response:
@@ -139,16 +122,22 @@ class OperationHandlers:
         """Answers with the counters of all workers; the series are the same whichever worker is asked."""
         with contextlib.suppress(Unavailable):
             await self._service.node.tail.refresh_new()
-        self._service.publish_counters()
+        for service in (self._service, *self._service.tenants.values()):
+            service.publish_counters()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         # Some tens of thousands of lines: a thread lets others have their turn.
         return web.Response(body=await asyncio.to_thread(exposition, self._collector), headers=headers)
 
     async def stats(self, request: web.Request) -> web.Response:
         """Answers with workers, store, experiments, models and counters on one page."""
+        return await answer_in_turns(await self.known(), "ask for experiments one by one")
+
+    async def known(self, *, refresh: bool = True) -> dict[str, Any]:
+        """Fields of `Stats`; what is by name is made as it is read. `refresh`: as of all that the logs have now."""
         service = self._service
-        with contextlib.suppress(Unavailable):
-            await service.node.tail.refresh_all()
+        if refresh:
+            with contextlib.suppress(Unavailable):
+                await service.node.tail.refresh_all()
         service.publish_counters()
         total = service.counters.total
         names = sorted(name for name, _ in counted(service.node.replica))
@@ -175,17 +164,34 @@ class OperationHandlers:
             "exposures_lost": int(total("exposures_lost")),
             "ejections": int(total("ejections")),
         }
-        return await answer_in_turns(fields, "ask for experiments one by one")
+        if service.tenants:
+            fields["tenants"] = Pairs(self._tenant_stats())
+        return fields
 
     async def openapi(self, request: web.Request) -> web.Response:
-        return answer(request, self._openapi)
+        host = host_of(request)
+        if host is None:
+            return answer(request, self._openapi)
+        return answer(request, {**self._openapi, "servers": [{"url": f"{scheme_of(request)}://{host}"}]})
 
-    async def not_built(self, request: web.Request) -> web.Response:
-        raise NotBuilt(f"{request.method} {request.path} is part of the contract but not built yet.")
+    def _of_tenants(self) -> Iterator[Collector]:
+        for tenant, service in sorted(self._service.tenants.copy().items()):
+            yield _of_tenant(tenant, service)
 
-    def _shares_of(self, name: str) -> NDArray[np.float64] | None:
-        decider = self._service.decisions.deciders.get(name)
-        return None if decider is None else decider.shares
+    def _tenant_stats(self) -> Iterator[tuple[str, TenantStats]]:
+        for tenant, service in sorted(self._service.tenants.items()):
+            total = service.counters.total
+            yield (
+                tenant,
+                TenantStats(
+                    "degraded" if service.degraded else "ready",
+                    len(service.node.replica.experiments),
+                    len(service.node.replica.registry.models),
+                    int(total("decisions")),
+                    int(total("predictions")),
+                    int(total("limited_requests")),
+                ),
+            )
 
     def _status(self) -> Literal["ready", "degraded"]:
         return "degraded" if self._service.degraded else "ready"
@@ -196,27 +202,7 @@ class OperationHandlers:
             if live is None:
                 continue
             decider = self._service.decisions.decider(name)
-            shares, exposures, rewards = (
-                dict(zip(decider.arm_names, column, strict=True))
-                for column in (decider.shares.tolist(), live.exposures.tolist(), live.rewards.tolist())
-            )
-            means = [None if math.isnan(mean) else mean for mean in live.means().tolist()]
-            yield (
-                name,
-                ExperimentStats(
-                    live.record.status,
-                    live.experiment.policy.kind,
-                    shares,
-                    exposures,
-                    rewards,
-                    list(decider.ejected),
-                    dict(zip(decider.arm_names, means, strict=True)),
-                    None
-                    if live.alarms is None
-                    else [alarm_view(alarm, decider.arm_names) for alarm in live.alarms.alarms],
-                    _context_stats(live),
-                ),
-            )
+            yield name, experiment_stats(live, decider.arm_names, decider.shares.tolist(), decider.ejected)
 
     async def _workers(self) -> list[WorkerView]:
         try:
@@ -235,12 +221,24 @@ class OperationHandlers:
             server=facts.name,
             version=".".join(map(str, facts.version)),
             durability=facts.durability,
-            used_memory=facts.used_memory,
+            used_memory=facts.used_memory if self._service.tenant is None else UNSET,
         )
 
 
-def _context_stats(live: LiveExperiment) -> ContextStats | None:
-    features = live.features
-    if features is None:
-        return None
-    return ContextStats(dict(features.missing), dict(features.unknown), dict(live.far), features.unexpected)
+def _collector(service: Service) -> ServiceCollector:
+    def shares_of(name: str) -> NDArray[np.float64] | None:
+        decider = service.decisions.deciders.get(name)
+        return None if decider is None else decider.shares
+
+    return ServiceCollector(
+        service.counters,
+        service.node.replica,
+        shares_of,
+        measured=lambda: None if service.measurer is None else service.measurer.found,
+        now_ms=service.node.store.clock.now_ms,
+        retention_s=service.settings.seconds("retention_time"),
+    )
+
+
+def _of_tenant(tenant: str, service: Service) -> TenantCollector:
+    return TenantCollector(tenant, _collector(service), service.counters)

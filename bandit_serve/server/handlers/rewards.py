@@ -72,6 +72,7 @@ class RewardHandlers:
     async def _submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
         """Submits rewards: those by unit after the others, but of one event in the order in which they stand."""
         service = self._service
+        service.admit_batch(len(rewards))
         if not rewards or isinstance(rewards[0], DecisionReward):  # then all are
             return await service.rewards.submit(rewards)
         verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
@@ -97,6 +98,7 @@ class RewardHandlers:
             entries: Sequence[str | InvalidInput] = self._exposures.decode(headers, body).decision_ids
         except InvalidInput as error:
             entries = await self._tokens.after(error, headers, body)
+        self._service.admit_batch(len(entries))
         verdicts: list[RewardVerdict] = ["invalid"] * len(entries)
         valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, str)]
         exposed = await self._service.rewards.expose([token for _, token in valid])

@@ -7,9 +7,10 @@ from html import escape
 import msgspec
 
 from bandit_serve.pictures.scale import AxisKind
-from bandit_serve.pictures.theme import COLOURS, FONTS, ROOT, Theme
+from bandit_serve.pictures.theme import FONTS, ROOT, Theme
 from bandit_serve.simulation.plot.chart import chart
-from bandit_serve.simulation.report import Estimate, SimulationReport
+from bandit_serve.simulation.plot.style import CHART_STYLE
+from bandit_serve.simulation.report import MeanOverSeeds, SimulationReport
 
 CLEAR = 2.0
 """Number of standard errors that the second must be behind for the title to name the first."""
@@ -33,31 +34,9 @@ p { margin: 0; color: var(--soft); }
 #linear:focus-visible ~ .axes label[for=linear], #log:focus-visible ~ .axes label[for=log]
   { outline: 2px solid var(--s0); }
 #linear:checked ~ .log, #log:checked ~ .linear { display: none; }
-.chart { display: block; width: 100%; height: auto; margin-top: 14px; overflow: visible;
-  font-family: inherit; font-size: 13px; }
-.chart text { fill: var(--ink); }
-.chart .mark, .chart .title, .chart .value { fill: var(--soft); }
-.chart .mark, .chart .value { font-variant-numeric: tabular-nums; }
-.chart .name { font-weight: 600; }
-.chart .value { font-weight: 400; }
-.grid { stroke: var(--grid); }
-.grid.faint { stroke: var(--faint); }
-.axis, .tick { stroke: var(--axis); }
-.change { stroke: var(--axis); stroke-dasharray: 2 4; }
-.series { transition: opacity .12s; }
-.line { fill: none; stroke: var(--c); stroke-width: 2.25; stroke-linejoin: round; stroke-linecap: round; }
-.leader { fill: none; stroke: var(--c); stroke-width: 1.5; }
-.band { fill: var(--c); fill-opacity: .14; stroke: none; }
-.dashed .line, .dashed .leader { stroke-dasharray: 7 5; }
-.growth .line, .growth .leader { stroke-width: 1.75; stroke-dasharray: 1 5; stroke-linecap: round; }
-.growth .name { fill: var(--soft); font-weight: 400; }
-.chart:has(.series:hover) .series:not(:hover) { opacity: .2; }
-.series:hover .line { stroke-width: 3; }
 """
-    + "".join(f".s{i} {{ --c: var(--s{i}); }}\n" for i in range(COLOURS))
-    + """.even { --c: var(--even); }
-.growth { --c: var(--ink); }
-table { border-collapse: collapse; width: 100%; margin: 28px 0 0; font-size: 14px; }
+    + CHART_STYLE
+    + """table { border-collapse: collapse; width: 100%; margin: 28px 0 0; font-size: 14px; }
 th, td { text-align: right; padding: 7px 0 7px 18px; border-bottom: 1px solid var(--grid);
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
@@ -88,8 +67,8 @@ def page(report: SimulationReport, kind: AxisKind = "linear", theme: Theme | Non
 <label for="linear">linear</label><label for="log">log</label></div>
 {chart(report, "linear")}
 {chart(report, "log")}
-<div class="wide">{_table(report)}</div>
-{_note(report)}
+<div class="wide">{table(report)}</div>
+{note(report)}
 <script type="application/json" id="report">{data}</script>""",
     )
 
@@ -106,20 +85,20 @@ def _document(report: SimulationReport, theme: Theme | None, body: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(_title(report))}</title>
+<title>{escape(title(report))}</title>
 <style>
 {STYLE}</style>
 </head>
 <body>
-<h1>{escape(_title(report))}</h1>
-<p>{escape(report.summary)}. {report.horizon:,} decisions, {_seeds(report)}.</p>
+<h1>{escape(title(report))}</h1>
+<p>{escape(report.summary)}. {report.horizon:,} decisions, {seeds_text(report)}.</p>
 {body}
 </body>
 </html>
 """
 
 
-def _title(report: SimulationReport) -> str:
+def title(report: SimulationReport) -> str:
     if len(report.policies) == 1:
         return f"Regret of {report.policies[0].name}"
     of_all = f"regret of {len(report.policies)} policies"
@@ -129,11 +108,11 @@ def _title(report: SimulationReport) -> str:
     return f"{best.name} loses least: {of_all}"
 
 
-def _seeds(report: SimulationReport) -> str:
+def seeds_text(report: SimulationReport) -> str:
     return "one seed" if report.seeds == 1 else f"{report.seeds:,} seeds"
 
 
-def _table(report: SimulationReport) -> str:
+def table(report: SimulationReport) -> str:
     first = report.ranked[0]
     rows = "\n".join(
         _row(
@@ -159,16 +138,16 @@ def _row(*cells: str) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _small(estimate: Estimate) -> str:
+def _small(estimate: MeanOverSeeds) -> str:
     mean, _, error = str(estimate).partition(" ± ")
     return f"{mean} <small>± {error}</small>" if error else mean
 
 
-def _percent(estimate: Estimate) -> str:
+def _percent(estimate: MeanOverSeeds) -> str:
     return f"{100 * estimate.mean:.1f} %"
 
 
-def _note(report: SimulationReport) -> str:
+def note(report: SimulationReport) -> str:
     sentences = [
         "Regret is the expected reward that was lost compared with always choosing the arm that is best at the time.",
     ]

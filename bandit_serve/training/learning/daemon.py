@@ -16,9 +16,11 @@ import msgspec
 from msgspec import Struct
 
 from bandit_serve.base.private_files import open_own, own_folder, truncated
-from bandit_serve.errors import Conflict, NotFound, UsageError
+from bandit_serve.errors import Conflict, NotFound, Overloaded, StoreUnavailable, UsageError
 from bandit_serve.models.family import load_model
 from bandit_serve.node import Node
+from bandit_serve.notices.notice import Notice
+from bandit_serve.notices.teller import Teller
 from bandit_serve.registry.registry import Version
 from bandit_serve.training.learning.learner import CHECKPOINT, FROZEN, ContinuousLearner, Followed
 from bandit_serve.training.learning.publisher import Publication, Publisher
@@ -26,6 +28,7 @@ from bandit_serve.training.learning.sources import Sources
 
 PAUSE_S = 0.2
 LEASE_MS = 15_000
+REPORT_EVERY_S = 5.0
 AS_UTILITIES = "-as-utilities"
 CHOOSE = "name those to learn from with --experiment, or say what their rewards are as ratings with --rating."
 
@@ -75,8 +78,10 @@ class Daemon:
             self._started_from = (self._folder / "started-from").read_text()
         self._sources = Sources(node, version.model, options.experiments, options.rules, say)
         self._publisher = Publisher(node, version.model, options.publication, self._folder, who, say)
+        self._teller = Teller.of(node.store, node.settings.told_webhooks, None)
         self._refused: set[str] = set()
         self._saved_s = time.monotonic()
+        self._report_at_s = 0.0
 
     async def status(self) -> LearnerStatus:
         """Status of the last checkpoint; `NotFound` where there is none."""
@@ -105,6 +110,8 @@ class Daemon:
             if not await self._node.store.hold_learner(self._model, holder, LEASE_MS):
                 raise Conflict(f"Another process learns for {self._model!r}.")
             n = await self._learn(learner)
+            await self._tell_drift(learner)
+            await self._report(learner, followed)
             if n or time.monotonic() - self._saved_s >= self._options.checkpoint_s:
                 await self._save(learner, force=not n)
             if self._options.ends_when_caught_up and self._sources.are_learned(learner, ends):
@@ -116,6 +123,20 @@ class Daemon:
             await self._publish(learner)
         await self._save(learner, force=True)
         return self._status(learner)
+
+    async def _report(self, learner: ContinuousLearner, followed: dict[str, Followed]) -> None:
+        """Reports from time to time how much log time is still to be learned."""
+        now_s = time.monotonic()
+        if now_s < self._report_at_s:
+            return
+        self._report_at_s = now_s + REPORT_EVERY_S
+        store, owner = self._node.store, self._node.replica.registry.owner
+        behind_ms = 0
+        for name, end in (await self._sources.ends(followed)).items():
+            next_ = await store.read(owner(name), learner.offsets.get(name, end), 1)
+            if next_:
+                behind_ms = max(behind_ms, end.time_ms - next_[0].offset.time_ms)
+        await store.report_learner(self._model, behind_ms)
 
     def _start(self, followed: dict[str, Followed]) -> ContinuousLearner:
         """Learner of the checkpoint, or one that begins with the version."""
@@ -167,6 +188,22 @@ class Daemon:
             if learner.learned - learner.published >= self._options.publish_every:
                 await self._publish(learner)
         return len(news)
+
+    async def _tell_drift(self, learner: ContinuousLearner) -> None:
+        """Has webhooks told that errors have grown; tried again with the next news while the store takes nothing."""
+        watch = learner.prequential
+        if watch.drift_at is None:
+            return
+        data = {
+            "model": self._model,
+            "started_from": self._started_from,
+            "rating": watch.drift_at,
+            "metrics": watch.metrics(),
+        }
+        told = f"drift:{self._model}:{self._started_from}:{watch.drift_at}"
+        notice = Notice("drift", told, self._node.store.clock.now_ms(), data, for_ever=True)
+        with contextlib.suppress(StoreUnavailable, Overloaded):
+            await self._teller.tell(notice)
 
     async def _publish(self, learner: ContinuousLearner) -> None:
         learner.published = learner.learned

@@ -13,6 +13,7 @@ WINDOW = 1_000
 REFERENCES = (4_000, 20_000)
 # At most so many false alarms a rating, on average.
 LEVEL = 1e-6
+PREQUENTIAL_METRICS = ("prequential.rmse", "prequential.mae", "window.rmse", "frozen.rmse")
 POWERS = (0.3, 0.5, 0.7, 0.9)
 # A statistic without an alarm is less, and so are all in a state.
 MAX_BET = 1e12
@@ -110,12 +111,13 @@ class Prequential:
         """`prequential.rmse` and `.mae` over all, `window.rmse` over the last 1,000, and `frozen.rmse`."""
         if not self.n:
             return {}
-        return {
-            "prequential.rmse": math.sqrt(self._squares / self.n),
-            "prequential.mae": self._absolutes / self.n,
-            "window.rmse": math.sqrt(sum(self._window) / len(self._window)),
-            "frozen.rmse": math.sqrt(self._frozen_squares / self.n),
-        }
+        values = (
+            math.sqrt(self._squares / self.n),
+            self._absolutes / self.n,
+            math.sqrt(sum(self._window) / len(self._window)),
+            math.sqrt(self._frozen_squares / self.n),
+        )
+        return dict(zip(PREQUENTIAL_METRICS, values, strict=True))
 
     def state(self) -> PrequentialState:
         return PrequentialState(

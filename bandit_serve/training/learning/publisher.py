@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ METRIC = "prequential.rmse"
 class Publication(Struct, frozen=True):
     """Gates of versions. `staging`: the gate to pass; `production`: the gate into production, None for never.
 
-    Each version becomes an arm of the experiment `arm_of`, whose share is bounded by `ramp`.
+    `begin` begins the way of a staged version into production by steps, once, and returns a sentence on it. Each
+    version becomes an arm of the experiment `arm_of`, whose share is bounded by `ramp`.
     """
 
     staging: Gate
     production: Gate | None = None
     arm_of: str | None = None
     ramp: Ramp | None = None
+    begin: Callable[[str], Awaitable[str]] | None = None
 
 
 class Publisher:
@@ -86,6 +88,8 @@ class Publisher:
         self.versions.append(name)
         self._say(f"{name}: {verdict.reason}.")
         await self._promote(name, metrics, current)
+        if self._publication.begin is not None:
+            self._say(await self._publication.begin(name))
         await self._add_arm(name)
 
     async def _promote(

@@ -43,7 +43,7 @@ from bandit_serve_client.experiments import (
     Results,
 )
 from bandit_serve_client.fallback import Default
-from bandit_serve_client.models import Health, Model, ModelSummary, Version
+from bandit_serve_client.models import Health, Model, ModelSummary, Promotion, Version
 from bandit_serve_client.open_decision import OpenDecision
 from bandit_serve_client.rewards import Reward, RewardsReport, UnitReward, Verdict
 from bandit_serve_client.sync_client import SyncClient
@@ -82,6 +82,7 @@ __all__ = [
     "Prediction",
     "PredictionRequest",
     "Problem",
+    "Promotion",
     "Results",
     "Reward",
     "RewardsReport",

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from bandit_serve_client.attempts import left_s
-from bandit_serve_client.connections import CHUNK_BYTES, MAX_IDLE_S, has_input
+from bandit_serve_client.connections import ALL_IN_USE, CHUNK_BYTES, MAX_IDLE_S, has_input
 from bandit_serve_client.errors import ClientError, Closed, NoAnswer, NotConnected, TimedOut
 from bandit_serve_client.http import Answer, Exchange, Origin, Request
 
@@ -91,17 +91,25 @@ class AsyncConnections:
             raise RuntimeError("The client belongs to another event loop: make one for each.")
         self._loop = loop
         try:
-            async with asyncio.timeout(left_s(until_s)), self._places:
-                connection = self._take_idle() or await self._connect()
-                try:
-                    answer = await connection.ask(request)
-                except BaseException:
-                    connection.close()
-                    raise
+            async with asyncio.timeout(until_s - time.monotonic()):
+                await self._places.acquire()
         except TimeoutError:
-            raise TimedOut("The call was not answered in time.") from None
-        self._put_back(connection)
-        return answer
+            raise TimedOut(ALL_IN_USE) from None
+        try:
+            connection = self._take_idle() or await self._connect(until_s)
+            try:
+                async with asyncio.timeout(left_s(until_s)):
+                    answer = await connection.ask(request)
+            except TimeoutError:
+                connection.close()
+                raise TimedOut("The call was not answered in time.") from None
+            except BaseException:
+                connection.close()
+                raise
+            self._put_back(connection)
+            return answer
+        finally:
+            self._places.release()
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -134,13 +142,13 @@ class AsyncConnections:
             self._idle.pop(0).close()
         self._idle.append(connection)
 
-    async def _connect(self) -> AsyncConnection:
+    async def _connect(self, until_s: float) -> AsyncConnection:
         origin, loop = self._origin, asyncio.get_running_loop()
         name = origin.host if self._context is not None else None
         reader = CountingReader(loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(min(self._connect_timeout_s, until_s - time.monotonic())):
                 transport, _ = await loop.create_connection(
                     lambda: protocol, origin.host, origin.port, ssl=self._context, server_hostname=name
                 )

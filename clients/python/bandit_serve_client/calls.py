@@ -24,7 +24,7 @@ from bandit_serve_client.decisions import (
 from bandit_serve_client.errors import Problem, UnexpectedAnswer, Unsendable, problem_of
 from bandit_serve_client.experiments import Experiment, HistoryEntry, Results
 from bandit_serve_client.http import Answer, Request
-from bandit_serve_client.models import Health, Model, ModelSummary, Version
+from bandit_serve_client.models import Health, Model, ModelSummary, Promotion, Version
 from bandit_serve_client.reading import expecting, read
 from bandit_serve_client.rewards import AnyReward, RewardsReport, Verdict
 
@@ -264,6 +264,31 @@ def describe(
 
 def rollback(name: str, reason: str | None) -> Call[Model]:
     return _post(f"{_model(name)}/rollback", given(reason=reason), _reads(Model), Repeat.NOT_BEGUN)
+
+
+def begin_promotion(name: str, version: str, plan: Mapping[str, Any]) -> Call[Promotion]:
+    body = {"version": version, "plan": plan}
+    return _post(_promotions(name), body, _reads(Promotion), Repeat.NOT_BEGUN)
+
+
+def promotions(name: str) -> Call[Sequence[Promotion]]:
+    def listed(answer: Answer) -> Sequence[Promotion]:
+        return tuple(_entries(answer.json(), "promotions", Promotion))
+
+    return Call(Request("GET", _promotions(name)), listed, Repeat.ALWAYS)
+
+
+def promotion(name: str, id: str) -> Call[Promotion]:
+    return Call(Request("GET", f"{_promotions(name)}/{_quoted(id)}"), _reads(Promotion), Repeat.ALWAYS)
+
+
+def cancel_promotion(name: str, id: str, reason: str | None) -> Call[Promotion]:
+    path = f"{_promotions(name)}/{_quoted(id)}/cancel"
+    return _post(path, given(reason=reason), _reads(Promotion), Repeat.NOT_BEGUN)
+
+
+def _promotions(name: str) -> str:
+    return f"{_model(name)}/promotions"
 
 
 def _post(path: str, body: Mapping[str, Any], reader: Callable[[Answer], T], repeat: Repeat) -> Call[T]:

@@ -17,6 +17,7 @@ from bandit_serve_client.http import Answer, Exchange, Origin, Request
 CHUNK_BYTES = 2**16
 MAX_IDLE_S = 30.0
 """Below what services and proxies wait before they close: a connection that closes as it is used may eat a call."""
+ALL_IN_USE = "All connections were in use until the time of the call was over."
 
 
 # One system call instead of the four of epoll, where it is to be had.
@@ -103,8 +104,8 @@ class Connections:
 
         Raises `NotConnected`, `NoAnswer`, `TimedOut`, `UnexpectedAnswer` or `Closed`.
         """
-        if not self._places.acquire(timeout=left_s(until_s)):
-            raise TimedOut("All connections were in use until the time of the call was over.")
+        if not self._places.acquire(timeout=max(until_s - time.monotonic(), 0)):
+            raise TimedOut(ALL_IN_USE)
         try:
             connection = self._take_idle() or self._connect(until_s)
             try:

@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
 STANDING = frozenset(
     {
         *("status", "revision", "created_at", "updated_at", "started_at", "stopped_at", "winner"),
-        *("arm_status", "ramps", "set_aside", "etag", "overridden", "unpromoted"),
+        *("arm_status", "ramps", "set_aside", "etag", "overridden", "unpromoted", "held"),
     }
 )
 """Fields that say where an experiment stands, and not what it is."""

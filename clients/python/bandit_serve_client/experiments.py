@@ -119,11 +119,20 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """Bound of a metric's mean over all traffic: `at_most` or `at_least`."""
+
+    metric: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """Experiment and where it stands. `etag` is for `if_match` of the next change; it is None in a list.
 
-    `overridden` lists, by arm, the guardrails that do not pause it any more. The version of an `unpromoted` winner was
-    not promoted.
+    `overridden` lists, by arm, the guardrails that do not pause it any more. `held` is, by arm, the most that its share
+    may be while a promotion holds it there. The version of an `unpromoted` winner was not promoted.
     """
 
     id: str
@@ -153,8 +162,11 @@ class Experiment:
     keep_assigned: bool = False
     mode: Literal["allocate", "interleave"] = "allocate"
     overridden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    held: Mapping[str, float] = field(default_factory=dict)
     unpromoted: bool = False
     dimensions: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
     set_aside: SetAside | None = None
     etag: str | None = None
 
@@ -309,6 +321,29 @@ class SegmentReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstraintResult:
+    """A constraint: the metric's `mean` by the current shares, whether it is met, and the price of a unit of it."""
+
+    metric: str
+    mean: float | None
+    se: float | None
+    met: bool | None
+    price: float | None
+    at_most: float | None = None
+    at_least: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """What the policy makes the most of: the weighted sum of means by the current shares, and of each arm."""
+
+    weights: Mapping[str, float]
+    value: float | None
+    values: Mapping[str, float | None]
+    constraints: tuple[ConstraintResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """Results so far. They cover every reward that was acknowledged before they were asked for."""
 
@@ -324,6 +359,7 @@ class Results:
     decision: DecisionSoFar | None = None
     segments: SegmentReport | None = None
     interleaving: InterleavingResult | None = None
+    tradeoff: Tradeoff | None = None
 
     def arm(self, name: str) -> ArmResult:
         """Returns the results of one arm. Raises KeyError where there is none."""

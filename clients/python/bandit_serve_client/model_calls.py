@@ -10,7 +10,7 @@ from bandit_serve_client import calls
 from bandit_serve_client.calls import given
 from bandit_serve_client.decisions import Features, Score
 from bandit_serve_client.experiment_calls import Sending
-from bandit_serve_client.models import Model, ModelSummary, Version, VersionStatus
+from bandit_serve_client.models import Model, ModelSummary, Promotion, Version, VersionStatus
 
 
 class ModelCalls:
@@ -83,6 +83,22 @@ class ModelCalls:
     async def promote(self, model: str, version: str, *, reason: str | None = None) -> Version:
         """Makes a version the production version."""
         return await self._send(calls.set_status(model, version, "production", reason))
+
+    async def begin_promotion(self, model: str, version: str, plan: Mapping[str, Any]) -> Promotion:
+        """Begins a version's way into production by the steps of a plan, which then goes on by itself."""
+        return await self._send(calls.begin_promotion(model, version, plan))
+
+    async def promotions(self, model: str) -> Sequence[Promotion]:
+        """Lists the promotions of a model's versions, the newest first."""
+        return await self._send(calls.promotions(model))
+
+    async def promotion(self, model: str, id: str) -> Promotion:
+        """Returns a promotion, with the evidence of its steps."""
+        return await self._send(calls.promotion(model, id))
+
+    async def cancel_promotion(self, model: str, id: str, *, reason: str | None = None) -> Promotion:
+        """Ends a promotion at the step where it is."""
+        return await self._send(calls.cancel_promotion(model, id, reason))
 
     async def describe(
         self,

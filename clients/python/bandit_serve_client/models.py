@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 VersionStatus = Literal["training", "staged", "shadow", "production", "retired", "failed"]
+PromotionStep = Literal["offline", "shadow", "ramp", "production"]
+PromotionState = Literal["offline", "shadow", "ramp", "production", "stopped", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,50 @@ class ModelSummary:
     model: str
     production: str | None
     versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTaken:
+    """Step of a promotion that was entered. `passed` is None while it goes on; `evidence` is what it was judged by."""
+
+    step: PromotionStep
+    began_at: str
+    ended_at: str | None
+    passed: bool | None
+    reason: str | None
+    evidence: Mapping[str, Any]
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """Step of a promotion that is to come, and what has to come before it."""
+
+    step: PromotionStep
+    detail: str
+    share: float | None = None
+    at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Way of a version into production, in comparison with `former`.
+
+    `state` is the step that it is at, `production` when it is there, or how else it ended. `next` is None then.
+    """
+
+    id: str
+    model: str
+    version: str
+    former: str
+    state: PromotionState
+    plan: Mapping[str, Any]
+    steps: tuple[StepTaken, ...]
+    next: NextStep | None
+    who: str
+    began_at: str
+    ended_at: str | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

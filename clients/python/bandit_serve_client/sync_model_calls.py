@@ -12,7 +12,7 @@ from typing import Any
 from bandit_serve_client import calls
 from bandit_serve_client.calls import given
 from bandit_serve_client.decisions import Features, Score
-from bandit_serve_client.models import Model, ModelSummary, Version, VersionStatus
+from bandit_serve_client.models import Model, ModelSummary, Promotion, Version, VersionStatus
 from bandit_serve_client.sync_experiment_calls import SyncSending
 
 
@@ -86,6 +86,22 @@ class SyncModelCalls:
     def promote(self, model: str, version: str, *, reason: str | None = None) -> Version:
         """Makes a version the production version."""
         return self._send(calls.set_status(model, version, "production", reason))
+
+    def begin_promotion(self, model: str, version: str, plan: Mapping[str, Any]) -> Promotion:
+        """Begins a version's way into production by the steps of a plan, which then goes on by itself."""
+        return self._send(calls.begin_promotion(model, version, plan))
+
+    def promotions(self, model: str) -> Sequence[Promotion]:
+        """Lists the promotions of a model's versions, the newest first."""
+        return self._send(calls.promotions(model))
+
+    def promotion(self, model: str, id: str) -> Promotion:
+        """Returns a promotion, with the evidence of its steps."""
+        return self._send(calls.promotion(model, id))
+
+    def cancel_promotion(self, model: str, id: str, *, reason: str | None = None) -> Promotion:
+        """Ends a promotion at the step where it is."""
+        return self._send(calls.cancel_promotion(model, id, reason))
 
     def describe(
         self,

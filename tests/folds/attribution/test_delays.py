@@ -164,3 +164,19 @@ def test_a_slow_best_arm_is_found_long_before_its_window_closes() -> None:
     slow = [means[1] for means in outcome.means]
     assert all(0.08 < mean < 0.11 for mean in slow)
     assert 0.09 < np.mean(slow) < 0.11
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 1.0])
+def test_a_part_of_the_rewards_came_within_the_delay_that_is_said(part: float) -> None:
+    window_ms, rng = 3_600_000, np.random.default_rng(8)
+    found = delays.Delays(window_ms, 3)
+    drawn = [
+        np.ceil(rng.exponential(mean, 500)).clip(1, window_ms).astype(np.int64) for mean in (900, 400_000)
+    ]
+    for arm, of in enumerate(drawn):
+        np.add.at(found.arrivals[arm], np.searchsorted(found.edges_ms, of, "left") - 1, 1)
+    *within, of_none = found.within_ms(part).tolist()
+    assert of_none == 0
+    for of, said in zip(drawn, within, strict=True):
+        exact = np.sort(of)[int(np.ceil(part * len(of))) - 1]
+        assert exact <= said <= 1.2 * exact + 1

@@ -133,7 +133,7 @@ def test_killed_again_and_again_it_equals_one_that_was_not(running):
     service, model, experiment, path = running
     traffic, chosen = Traffic(service, experiment), random.Random(2)
     traffic.start()
-    flags = ("--every", "60", "--checkpoint-every", "0.1")
+    flags = ("--every", "60", "--checkpoint-every", "0.1", "--gate", "prequential.rmse < 1000")
     kills = scaled(3, 20)
     for _ in range(kills):
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ from stores import ThrowawayStore, gone, wait_until
 
 from bandit_serve.errors import UsageError
 from bandit_serve.models import MatrixFactorization
-from bandit_serve.server import learners as module
+from bandit_serve.server.companions import Companions
 from bandit_serve.settings import Settings, load_settings
 from bandit_serve.training.ratings import synthetic_ratings
 
@@ -116,7 +116,7 @@ def test_which_models_learn_is_a_list_of_names() -> None:
     assert settings.models_that_learn == ["films", "books"]
     assert settings.keeps_pairs
     assert not Settings().keeps_pairs
-    assert len(module.Learners(settings, "unix:///none")._learners) == 2
+    assert len(Companions(settings, "unix:///none")._companions) == 2
     for wrong in ("films,", "a b", ",", "films;books"):
         with pytest.raises(UsageError, match="learners"):
             load_settings({"learners": wrong}, environ={})

@@ -1,0 +1,150 @@
+"""Figures of an experiment's page, and its tables as rows: what can be copied one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import UNSET
+
+from bandit_serve.experiments.metric import Metric
+from bandit_serve.pictures.allocation import GroupOfDecisions, allocation
+from bandit_serve.pictures.courses import Courses, marks_of
+from bandit_serve.pictures.densities import MeanOfArm, densities
+from bandit_serve.pictures.figure import Cell, Figure
+from bandit_serve.pictures.shown import Shown
+from bandit_serve.results import SegmentReport
+
+MAX_METRICS = 5
+"""Metrics beside the objective that are drawn over time."""
+
+
+class ExperimentFigures(NamedTuple):
+    """Figures by where they stand: over time, of the other metrics over time, what is believed, who got which arm."""
+
+    course: Sequence[Figure]
+    others: Sequence[Figure]
+    beliefs: Sequence[Figure]
+    allocations: Sequence[Figure]
+
+    def named(self, name: str) -> Figure | None:
+        return next((figure for group in self for figure in group if figure.name == name), None)
+
+
+class CopiedTable(NamedTuple):
+    """Table of a page without its looks."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def figures_of(shown: Shown) -> ExperimentFigures:
+    courses = Courses(shown, marks_of(shown, labelled=True))
+    course: list[Figure] = []
+    others: list[Figure] = []
+    objective = shown.metrics[0]
+    if courses.are_known:
+        course = [courses.shares(), *courses.of_metric(objective, 0), *courses.rates(objective)]
+        for place, metric in enumerate(shown.metrics[1 : 1 + MAX_METRICS], 1):
+            others += courses.of_metric(metric, place)
+    course, others = ([figure for figure in group if figure.says_something] for group in (course, others))
+    beliefs = [_belief(shown, metric, place) for place, metric in enumerate(shown.metrics[: 1 + MAX_METRICS])]
+    return ExperimentFigures(
+        course,
+        others,
+        [figure for figure in beliefs if figure is not None],
+        _allocations(shown),
+    )
+
+
+def scorecard_of(shown: Shown, metric: Metric) -> CopiedTable:
+    """Results on a metric, a row for each arm."""
+    rows: list[list[Cell]] = []
+    for arm in shown.report.arms:
+        of = arm.metrics[metric.name]
+        rows.append(
+            [
+                arm.name,
+                arm.share,
+                arm.exposures,
+                of.n,
+                of.mean,
+                *(of.interval or (None, None)),
+                of.difference,
+                *(of.difference_interval or (None, None)),
+                of.lift,
+                *(of.lift_interval or (None, None)),
+                of.p_value,
+                None if of.p_value_corrected is UNSET else of.p_value_corrected,
+                of.probability_best,
+                of.expected_loss,
+            ]
+        )
+    return CopiedTable(SCORECARD, rows)
+
+
+SCORECARD = (
+    "arm", "share", "exposures", "n", "mean", "low", "high", "difference", "difference_low", "difference_high",
+    "lift", "lift_low", "lift_high", "p_value", "p_value_corrected", "probability_best", "expected_loss",
+)  # fmt: skip
+
+
+def _belief(shown: Shown, metric: Metric, place: int) -> Figure | None:
+    """What the observations say of a metric's means; None where no mean has an error."""
+    if not metric.is_mean:
+        return None
+    means = []
+    for k, arm in enumerate(shown.report.arms):
+        of = arm.metrics[metric.name]
+        if of.mean is None or not of.std or of.n < 2:
+            continue
+        ones = of.mean * of.n
+        counts = (ones, of.n - ones) if metric.traits.two_valued else None
+        means.append(MeanOfArm(arm.name, k, of.mean, of.std / math.sqrt(of.n), counts, of.interval))
+    if not means:
+        return None
+    title = f"Mean of {metric.name}, by what was observed"
+    rows: list[list[Cell]] = [
+        [each.name, each.mean, each.error, *(each.interval or (None, None))] for each in means
+    ]
+    head = ("arm", "mean", "standard error", "low", "high")
+    return Figure(f"belief-{place}", title, densities(means, title), head, rows)
+
+
+def _allocations(shown: Shown) -> list[Figure]:
+    """Figures of who got which arm, by each dimension: that by which arms differ most is the first."""
+    drawn = []
+    for place, segments in enumerate(shown.segments):
+        groups = _groups(shown, segments)
+        title = f"Who got which arm, by {segments.field}"
+        svg = allocation(groups, shown.experiment.arm_names, title)
+        rows: list[list[Cell]] = [[group.name, *group.counts] for group in groups]
+        head = (segments.field, *shown.experiment.arm_names)
+        drawn.append((_apart(groups), Figure(f"allocation-{place}", title, svg, head, rows)))
+    return [figure for _, figure in sorted(drawn, key=lambda each: -each[0])]
+
+
+def _groups(shown: Shown, segments: SegmentReport) -> list[GroupOfDecisions]:
+    """Observations of the objective by arm in each segment, those left out that are none of a value and empty."""
+    objective = shown.metrics[0].name
+    return [
+        GroupOfDecisions(each.value or each.kind, [arm.metrics[objective].n for arm in each.arms])
+        for each in segments.values
+        if each.kind == "value" or any(arm.metrics[objective].n for arm in each.arms)
+    ]
+
+
+def _apart(groups: Sequence[GroupOfDecisions]) -> float:
+    """Mean total variation, 0 to 1, of the shares in a group from those of all groups."""
+    total = sum(group.total for group in groups)
+    if not total:
+        return 0.0
+    shares: list[float] = [
+        sum(counts) / total for counts in zip(*(group.counts for group in groups), strict=True)
+    ]
+    return sum(
+        abs(count - group.total * share) / (2 * total)
+        for group in groups
+        for count, share in zip(group.counts, shares, strict=True)
+    )

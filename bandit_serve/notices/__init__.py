@@ -1,0 +1,1 @@
+"""Notices: what webhooks are told of, found in folds and workers, and delivered by the worker with the lease."""

@@ -1,0 +1,105 @@
+"""Routes of deployments."""
+
+from __future__ import annotations
+
+from bandit_serve.api.deployments import (
+    BuildRequest,
+    BuiltImage,
+    Canary,
+    CanaryRequest,
+    DeploymentList,
+    DeploymentLogs,
+    DeploymentRequest,
+    DeploymentView,
+    StopDeploymentRequest,
+)
+from bandit_serve.server.handlers.deployments import DEFAULT_LINES, Lines
+from bandit_serve.server.route import REASON_BYTES, Query, Route
+
+DEPLOYMENT_BYTES = 2**20
+
+DEPLOYMENTS: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/v1/deployments",
+        "deployments.list_all",
+        "The deployments in the container engine.",
+        "admin",
+        answers=DeploymentList,
+        refuses=(409, 501),
+        operation="listDeployments",
+    ),
+    Route(
+        "POST",
+        "/v1/deployments",
+        "deployments.run",
+        "Starts a deployment; answers when it is ready.",
+        "admin",
+        DeploymentRequest,
+        DeploymentView,
+        status=201,
+        refuses=(404, 409, 501),
+        max_body=DEPLOYMENT_BYTES,
+        operation="runDeployment",
+    ),
+    Route(
+        "POST",
+        "/v1/deployments/build",
+        "deployments.build",
+        "Builds an image; answers when it is there.",
+        "admin",
+        BuildRequest,
+        BuiltImage,
+        status=201,
+        refuses=(404, 409, 501),
+        max_body=REASON_BYTES,
+        operation="buildImage",
+    ),
+    Route(
+        "POST",
+        "/v1/deployments/canary",
+        "deployments.canary",
+        "Gives a version a growing part of an experiment's traffic, with a guardrail that pauses it.",
+        "admin",
+        CanaryRequest,
+        Canary,
+        status=201,
+        refuses=(404, 409),
+        max_body=REASON_BYTES,
+        operation="startCanary",
+    ),
+    Route(
+        "GET",
+        "/v1/deployments/{deployment}",
+        "deployments.show",
+        "One deployment.",
+        "admin",
+        answers=DeploymentView,
+        refuses=(409, 501),
+        operation="getDeployment",
+    ),
+    Route(
+        "GET",
+        "/v1/deployments/{deployment}/logs",
+        "deployments.logs",
+        "What a deployment has logged.",
+        "admin",
+        answers=DeploymentLogs,
+        query=(Query("lines", f"How many of the last lines (default: {DEFAULT_LINES}).", Lines),),
+        refuses=(409, 501),
+        operation="getDeploymentLogs",
+    ),
+    Route(
+        "POST",
+        "/v1/deployments/{deployment}/stop",
+        "deployments.stop",
+        "Stops a deployment and removes it; a version that it served is retired.",
+        "admin",
+        StopDeploymentRequest,
+        DeploymentView,
+        optional=True,
+        refuses=(409, 501),
+        max_body=REASON_BYTES,
+        operation="stopDeployment",
+    ),
+)
