@@ -236,7 +236,7 @@ class Sums:
         else:
             own = residual / np.maximum(self.n - 1, 1)
         pooled = residual.sum(axis=0) / np.maximum(self.analysed - 1, 1)
-        cautious = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
+        cautious = moved_up(own, pooled, self.n)
         return np.where(self.expected, cautious, self.cautious_variance(kind))
 
     def cautious_variance(self, kind: type[MetricKind]) -> Floats:
@@ -256,8 +256,16 @@ class Sums:
         else:
             own = self.sample_variance
             pooled = self.m2.sum(axis=0) / np.maximum(self.analysed - np.count_nonzero(self.n, axis=0), 1)
-        cautious: Floats = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
-        return cautious
+        return moved_up(own, pooled, self.n)
+
+
+def moved_up(own: Floats, pooled: Floats, n: NDArray[np.int64]) -> Floats:
+    """Variances `own` of n observations each, moved up towards `pooled` by the weight of `PRIOR` observations.
+
+    A variance that left the numbers stays infinite.
+    """
+    above = np.subtract(pooled, own, out=np.zeros_like(own), where=np.less(own, pooled))
+    return np.asarray(own + above * PRIOR / (n + PRIOR))
 
 
 @dataclass(frozen=True)

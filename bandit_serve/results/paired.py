@@ -13,7 +13,7 @@ import numpy as np
 
 from bandit_serve.metrics import Continuous, MetricKind
 from bandit_serve.results._pairs import PairSums
-from bandit_serve.results.estimates import PRIOR, Estimates, Sums, fixed_split, moving_shares
+from bandit_serve.results.estimates import Estimates, Sums, fixed_split, moved_up, moving_shares
 from bandit_serve.results.sequence import Floats, Sequence
 
 
@@ -133,8 +133,7 @@ class AdjustedSums(Sums):
         freedom = np.where(self.added > 0.0, self.n + 2, np.maximum(self.n - 1, 1))
         own = (squares + self.added) / freedom
         pooled = squares.sum(axis=0) / max(int(degrees), 1)
-        cautious: Floats = own + np.maximum(pooled - own, 0.0) * PRIOR / (self.n + PRIOR)
-        return cautious
+        return moved_up(own, pooled, self.n)
 
 
 @dataclass(frozen=True)
