@@ -102,10 +102,25 @@ class PredictedItem(ScoredItem, frozen=True):
     decision_id: str | UnsetType | None = UNSET
 
 
+class Placed(Struct, frozen=True):
+    """Arm in one place of a list.
+
+    `propensity` is the probability with which it was to be drawn from the arms that were not placed above it, and
+    `decision_id` goes with the rewards of this place.
+    """
+
+    decision_id: str | None
+    arm: str
+    propensity: float
+    model: ModelName | None
+    payload: Any
+
+
 class Decided(Struct, frozen=True):
     """`propensity` is the probability with which `arm` was to be drawn; `decision_id` goes with the rewards.
 
-    A request that is outside of the experiment has control, no `decision_id`, and the `reason`.
+    A request that is outside of the experiment has control, no `decision_id`, and the `reason`. Where the experiment
+    has `slots`, there is a list of arms, from the first place to the last; the other fields are those of the first.
     """
 
     decision_id: str | None
@@ -115,6 +130,7 @@ class Decided(Struct, frozen=True):
     model: ModelName | None
     payload: Any
     reason: OutsideReason | UnsetType = UNSET
+    slots: list[Placed] | UnsetType = UNSET
 
 
 class Predicted(Struct, frozen=True):

@@ -50,6 +50,7 @@ _CAUSES = [
     (r"audience\b.*", r"context.*"),
     (r"(weights|constraints)\b.*", r"metrics.*|attribution\.missing"),
     (r"keep_assigned", r"unit|policy\.kind"),
+    (r"slots", _ARMS),
     (r"dimensions\[\d+\]", r"context(\[\d+\](\.(name|kind|values|buckets))?)?"),
     (r"dimensions", rf"context.*|{_ARMS}|metrics(\[\d+\])?|dimensions.*"),
     (r"attribution\.missing", r"metrics(\[\d+\](\.(kind|role|low|high))?)?"),

@@ -196,7 +196,7 @@ class Import:
         for number, row in islice(rows, BATCH_ROWS):
             if isinstance(row, RewardRow):
                 row = row._replace(metric=row.metric or self._metric)
-                if row.event_id is None:
+                if row.event_id is None and row.unit is not None:
                     row = row._replace(event_id=occurrences.event_id(row))
             batch.append((number, row))
         return batch

@@ -38,7 +38,8 @@ class ControlDecider:
         self.status = record.status
         self.revision = record.revision
         self.uid = record.uid
-        self.decides = not experiment.interleaves
+        self.slots = experiment.slots or 1
+        self.decides = not experiment.interleaves and self.slots == 1
         self.sticky = self.needs_unit = experiment.unit == "user"
         self.arm_names = list(experiment.arm_names)
         self.payloads = [arm.payload for arm in experiment.arms]
@@ -49,6 +50,9 @@ class ControlDecider:
         self.checks: tuple[Check, ...] | None = None
         self._arm = record.fallback
         self.active = [self._arm]
+        self._there = frozenset(
+            k for k in range(len(self.arm_names)) if record.standing(k).status == "active"
+        )
 
     @property
     def shares(self) -> Vector:
@@ -71,6 +75,16 @@ class ControlDecider:
         if self.status == "draft":
             raise Conflict(f"The experiment {self.id!r} is a draft; start it first.")
         return Choice(self._arm, 1.0, 0, None, None)
+
+    def may_get(self, eligible: Sequence[str] | None) -> Sequence[int]:
+        """Control, whatever is eligible."""
+        return self.active
+
+    def takers(self, eligible: Sequence[str] | None) -> frozenset[int]:
+        """Arms that may follow control in a list."""
+        if eligible is None:
+            return self._there
+        return frozenset(arm for arm in self._there if self.arm_names[arm] in eligible)
 
     def eject(self, choice: Choice) -> bool:
         """Returns False: there is no other arm."""

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,8 @@ class Decider:
         self.status = live.record.status
         self.interleaves = experiment.interleaves
         # Whether a request gets one arm, so that it can be asked as a flag or as a model.
-        self.decides = not self.interleaves
+        self.slots = experiment.slots or 1
+        self.decides = not self.interleaves and self.slots == 1
         self._draws = self.status == "running" and not self.interleaves
         self.sticky = experiment.unit == "user"
         self.features = live.features
@@ -136,8 +138,6 @@ class Decider:
         # Whether what becomes of predictions is measured.
         self.measured = bool(self.exposures.served)
         self._active = frozenset(np.flatnonzero(live.active).tolist())
-        # What the active arms' versions ask of requests to predict, once it is known.
-        self.checks: tuple[Check, ...] | None = None
         self._subsets: dict[frozenset[int], Draw] = {}
         self._masks: dict[frozenset[int], NDArray[np.bool_]] = {}
         # Draws of vectors that units keep, by their numbers.
@@ -148,6 +148,8 @@ class Decider:
     def admit(self, membership: Membership | None) -> None:
         """Takes over who is in the experiment."""
         self.membership = membership
+        # What is asked of requests to predict by the versions of all arms that they may get, once it is known.
+        self.checks: tuple[Check, ...] | None = None
         fields = frozenset() if membership is None else membership.fields
         self.attributes = self.context_fields | fields
         # What the audience asks for is not unexpected in a context.
@@ -253,6 +255,17 @@ class Decider:
         """Arms that are neither paused nor removed, in order."""
         return sorted(self._active)
 
+    def may_get(self, eligible: Sequence[str] | None) -> list[int]:
+        """Arms that a request may get, in order; all active ones for a request that is refused later, as it names none.
+
+        Raises `InvalidInput` for a wrong `eligible`.
+        """
+        if self.status in ("paused", "stopped"):
+            return [self.fallback]
+        named = self._active if eligible is None else self._named(eligible) & self._active
+        outside = [] if self.membership is None else [self.fallback]
+        return sorted({*(named or self._active), *outside})
+
     def subsets_in_use(self) -> list[frozenset[int]]:
         """Sets of eligible arms that were drawn from since the last refresh."""
         return [key for key, draw in self._subsets.items() if draw.used]
@@ -281,6 +294,8 @@ class Decider:
     ) -> NDArray[np.float32] | None:
         """What the log has of a decision, float32 (d,): features of its context, covariates; None if it has neither."""
         x = None
+        if context:
+            _require_finite(context)
         if self.features is not None:
             x = self.features.vector(context or {})
             if self._beside and context:
@@ -318,6 +333,12 @@ class Decider:
         held_out = bool(self._holdout) and self._is_held_out(hashed)
         arm = draw.arm(self._rendezvous, hashed, held_out)
         return Choice(arm, draw.propensities[arm], hashed, draw, x, held_out)
+
+    def choose_from(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Choice:
+        """Draws one of these arms at random, where there is no holdout; `record` logs it."""
+        draw = self._draw_among(arms, x)
+        arm = draw.arm(self._rendezvous, 0)
+        return Choice(arm, draw.propensities[arm], 0, draw, x)
 
     def _settled(
         self,
@@ -425,11 +446,16 @@ class Decider:
             raise InvalidInput(f"eligible: {detail}.", [FieldError("eligible", detail)])
         return arms
 
+    def takers(self, eligible: Sequence[str] | None) -> frozenset[int]:
+        """Arms that a request may get now; none where all that it names are paused or were removed."""
+        arms = self._active if eligible is None else self._named(eligible) & self._active
+        return (arms & self._drawn_among) or arms
+
     def _allowed(self, eligible: Sequence[str]) -> frozenset[int]:
-        arms = self._named(eligible) & self._active
+        arms = self.takers(eligible)
         if not arms:
             raise Conflict("None of the arms in eligible takes traffic now: they are paused or were removed.")
-        return (arms & self._drawn_among) or arms
+        return arms
 
     def _draw_among(self, arms: frozenset[int], x: NDArray[np.float32] | None) -> Draw:
         if self.contextual:
@@ -578,6 +604,14 @@ class Decider:
                 None if held_out is None else held_out[rows],
                 names=names[rows],
             )
+
+
+def _require_finite(context: Context) -> None:
+    """Raises `InvalidInput` for a number that only MessagePack can send."""
+    for name, value in context.items():
+        if type(value) is float and not isfinite(value):
+            detail = "expected a finite number"
+            raise InvalidInput(f"context.{name}: {detail}.", [FieldError(f"context.{name}", detail)])
 
 
 def no_context(at: str) -> InvalidInput:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from bandit_serve.api.decisions import (
     DecideRequest,
     ModelName,
     OutsideReason,
+    Placed,
     Predicted,
     PredictRequest,
     Scored,
@@ -46,6 +47,7 @@ from bandit_serve.decisions.membership import Membership, spans_of
 from bandit_serve.decisions.outcomes import Outcome
 from bandit_serve.decisions.retrial import RanOutOfTime, Retrial, is_blameless
 from bandit_serve.decisions.shadows import Shadows
+from bandit_serve.decisions.slots import only_decides, place_arms
 from bandit_serve.errors import (
     BanditServeError,
     Conflict,
@@ -205,6 +207,8 @@ class Decisions:
         decider = self.decider(experiment)
         context = request.context
         x = decider.encoded(context, request.covariates)
+        if decider.slots > 1:
+            return self._decide_list(decider, request, x)
         choice = decider.choose(request.unit, request.eligible, x, context)
         token = decider.record(choice, self.keyring, self._now_ms(), name=request.unit)
         arm = choice.arm
@@ -218,6 +222,32 @@ class Decisions:
             choice.reason,
         )
 
+    def _decide_list(
+        self, decider: Decider | ControlDecider, request: DecideRequest, x: NDArray[np.float32] | None
+    ) -> Decided:
+        choices, time_ms = place_arms(decider, request, x), self._now_ms()
+        placed = [
+            Placed(
+                decider.record(choice, self.keyring, time_ms, name=request.unit),
+                decider.arm_names[choice.arm],
+                choice.propensity,
+                decider.models[choice.arm],
+                decider.payloads[choice.arm],
+            )
+            for choice in choices
+        ]
+        top = placed[0]
+        return Decided(
+            top.decision_id,
+            decider.id,
+            top.arm,
+            top.propensity,
+            top.model,
+            top.payload,
+            choices[0].reason,
+            placed,
+        )
+
     async def decide_columns(
         self, experiment: str, units: list[str], contexts: list[Context | None] | None
     ) -> DecidedColumns:
@@ -226,6 +256,8 @@ class Decisions:
         if contexts is not None and len(contexts) != len(units):
             detail = f"expected as many as units, {len(units)}"
             raise InvalidInput(f"contexts: {detail}.", [FieldError("contexts", detail)])
+        if decider.slots > 1:
+            raise only_decides(decider)
         if decider.contextless and any(contexts or ()):
             raise no_context("contexts")
         if decider.features is None and not decider.covariates:
@@ -281,7 +313,9 @@ class Decisions:
         arm did not get its time is not: it says nothing of the arm.
         """
         decider = self.decider(experiment)
-        for check in decider.checks or self._find_checks(decider):
+        if decider.slots > 1:
+            raise only_decides(decider)
+        for check in self._checks(decider, request.eligible):
             check(request)
         x = decider.encoded(request.context)
         if decider.interleaves and decider.status == "running":
@@ -340,7 +374,9 @@ class Decisions:
     def check(self, experiment: str, request: PredictRequest) -> None:
         """Raises the error of a request that `predict` refuses before it draws an arm."""
         decider = self.decider(experiment)
-        for check in decider.checks or self._find_checks(decider):
+        if decider.slots > 1:
+            raise only_decides(decider)
+        for check in self._checks(decider, request.eligible):
             check(request)
         if decider.interleaves and decider.status == "running":
             require_list(request)
@@ -350,12 +386,20 @@ class Decisions:
         versions = self._versions(self.decider(experiment))
         return max(map(max_output_bytes, versions), default=0)
 
-    def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
-        """Checks of the active arms, each once; kept with the decider if all their versions are known."""
+    def _checks(self, decider: Decider | ControlDecider, eligible: Sequence[str] | None) -> Sequence[Check]:
+        """Checks of the arms that a request may get, each once."""
+        if eligible is None:
+            return decider.checks or self._find_checks(decider, decider.may_get(None), keep=True)
+        return self._find_checks(decider, decider.may_get(eligible), keep=False)
+
+    def _find_checks(
+        self, decider: Decider | ControlDecider, arms: Sequence[int], *, keep: bool
+    ) -> tuple[Check, ...]:
+        """Checks of these arms; with `keep` the decider has them from now on, if all their versions are known."""
         checks: dict[Check, None] = {}
         modelless: list[Check] = []
         known = True
-        for arm in decider.active:
+        for arm in arms:
             reference = decider.models[arm]
             if reference is None:
                 modelless.append(partial(_refuse_to_predict, decider.id, decider.arm_names[arm]))
@@ -367,7 +411,7 @@ class Decisions:
             else:
                 checks[check_of(version)] = None
         all_checks = (*(checks or [check_family_request]), *modelless[:1])
-        if known:
+        if keep and known:
             decider.checks = all_checks
         return all_checks
 

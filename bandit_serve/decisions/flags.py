@@ -52,7 +52,7 @@ class Flags:
         if decider.status == "draft":
             raise NotFound(f"There is no flag {experiment!r}: the experiment is a draft.")
         if not decider.decides:
-            raise NotFound(f"There is no flag {experiment!r}: the experiment interleaves lists of two arms.")
+            raise NotFound(f"There is no flag {experiment!r}: the experiment gives lists.")
         return decider.needs_unit
 
     def evaluate(self, experiment: str, unit: str | None, context: Mapping[str, Any]) -> Flag:

@@ -18,6 +18,7 @@ from bandit_serve.experiments.audience import audience_errors
 from bandit_serve.experiments.dimensions import dimension_errors
 from bandit_serve.experiments.metric import SERVED, Metric
 from bandit_serve.experiments.policy_spec import PolicySpec
+from bandit_serve.experiments.slots import slot_errors
 from bandit_serve.experiments.spec import Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_DURATION_MS, MAX_TIME_YEAR, StoppingRule
 from bandit_serve.experiments.tradeoff import tradeoff_errors
@@ -49,7 +50,7 @@ def validated(experiment: Experiment, known_arms: int = 0) -> Experiment:
     errors += [*_missing_errors(experiment), *_attribution_errors(experiment)]
     errors += [*_stopping_errors(experiment), *_horizon_errors(experiment), *_policy_errors(experiment)]
     errors += [*_tag_errors(experiment), *_audience_errors(experiment), *_keeping_errors(experiment)]
-    errors += [*_mode_errors(experiment), *_tradeoff_errors(experiment)]
+    errors += [*_mode_errors(experiment), *_tradeoff_errors(experiment), *slot_errors(experiment)]
     errors += [*context_errors(experiment.context), *_dimension_errors(experiment)]
     if not known_arms:
         errors += _long_values(experiment.context)

@@ -24,6 +24,7 @@ from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 
 MAX_ARMS = parameters.MAX_ARMS
 MAX_METRICS = 32
+MAX_SLOTS = 10
 MAX_FEATURE = 1e9
 MAX_WEIGHT = 1e9
 MAX_TEXT_CHARS = 4_000
@@ -88,6 +89,9 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     With the `mode` `interleave` each request gets one list that is drafted from the lists of both arms, in place of
     one arm's. `dimensions` names context fields by whose values results are split.
 
+    With `slots` each request gets a list of that many arms, as far as there are so many, from the first place to the
+    last.
+
     `weights`, by metric, say what the policy makes the most of: the sum of the metrics' means, each times its weight,
     in place of the objective alone. It does so among the shares that keep the `constraints`.
 
@@ -117,6 +121,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     dimensions: Annotated[tuple[Name, ...], Meta(max_length=MAX_DIMENSIONS)] | UnsetType = UNSET
     weights: Annotated[dict[Name, MetricWeight], Meta(max_length=MAX_METRICS)] | UnsetType = UNSET
     constraints: Annotated[tuple[Constraint, ...], Meta(max_length=MAX_CONSTRAINTS)] | UnsetType = UNSET
+    slots: Annotated[int, Meta(ge=2, le=MAX_SLOTS)] | UnsetType = UNSET
 
     @property
     def trades(self) -> bool:

@@ -438,4 +438,5 @@ class Shape:
         _require(here.dimensions == there.dimensions, "the dimensions that were declared")
         same = here.weights == there.weights and here.constraints == there.constraints
         _require(same, "weights and constraints as they were")
+        _require(here.slots == there.slots, "slots as they were")
         _require(0 <= event.record.revision < 2**32, "a revision of 32 bits")

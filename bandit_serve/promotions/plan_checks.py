@@ -164,6 +164,8 @@ def _require_open(record: Record, model: str, version: str) -> None:
         raise _mistake(at, f"expected one that may get another arm, and {name} is on its way to a fixed end")
     if record.experiment.interleaves:
         raise _mistake(at, f"expected one that draws arms, and {name} interleaves lists")
+    if record.experiment.slots is not UNSET:
+        raise _mistake(at, f"expected one that draws an arm a request, and {name} has slots")
     if unfloored(record.experiment.policy):
         raise _mistake(
             at,

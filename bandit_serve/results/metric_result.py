@@ -211,11 +211,16 @@ class MetricTable:
         return best, decision_aids.weighted_expected_loss(*weighted)
 
     def _exact(self, arm: int) -> Interval | None:
-        """Interval of an arm's few observations, from all of them, where there can be one."""
+        """Interval of an arm's few observations, from all of them, where there can be one.
+
+        It holds for one mean at all times. Where values drift it may lie beside that of all: then it is widened to it.
+        """
         values = self._fold.beginning(self.index, arm)
         if not self.valid or values is None or len(values) < MIN_EXACT:
             return None
-        return betting.mean_interval(values, *self.mean_limits, self.alpha)
+        found = betting.mean_interval(values, *self.mean_limits, self.alpha)
+        mean = float(self.sums.mean[arm])
+        return None if found is None else (min(found[0], mean), max(found[1], mean))
 
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """Logarithms of the largest e-values, (K,): above and below control."""

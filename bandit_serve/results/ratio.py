@@ -19,7 +19,7 @@ from bandit_serve.results.estimates import (
     Estimates,
     moving_shares,
 )
-from bandit_serve.results.paired import MetricPair
+from bandit_serve.results.paired import LINEAR, AdjustedSums, MetricPair
 from bandit_serve.results.sequence import Floats, Sequence, mean_sequence
 
 MIN_ERRORS = 10.0
@@ -27,6 +27,8 @@ MIN_ERRORS = 10.0
 MIN_DENOMINATOR = 1e-60
 MAX_RATIO = 1e100
 """Bounds of mean denominators and of ratios: beyond them squares leave the numbers, and there is no ratio."""
+MAX_SUM = 1e140
+"""Bound of sums of y - ratio · z, whose squares are taken."""
 UPPER = np.triu_indices(5)
 
 
@@ -50,8 +52,8 @@ def _fixed(pair: MetricPair, control: int, tuned_for: float) -> Estimates:
     n = np.maximum(pair.y.n, 1)
     ratio, there = _quotient(pair.y.total, pair.z.total)
     sure = there & _is_sure(pair.z.mean, np.sqrt(pair.z.sample_variance / n))
+    sums, sure = _without(pair, ratio, sure)
     mean = np.where(sure, pair.z.mean, 1.0)
-    sums = pair.without(np.where(sure, ratio, 0.0), Continuous)
     variance = sums.cautious_variance(Continuous) / np.square(mean)
     usable = sure & (sums.n >= MIN_OBSERVATIONS) & (variance > MIN_VARIANCE)
     own = np.where(usable, variance, 1.0) / n
@@ -77,9 +79,8 @@ def _moving(pair: MetricPair, control: int, peers: NDArray[np.int64], tuned_for:
     t = np.maximum(y.eligible, 1).astype(np.float64)
     mean = z.score / t + z.origin
     ratio, sure = _quotient(y.score / t + y.origin, mean)
-    sure &= _is_sure(mean, np.sqrt(z.variation) / t)
+    sums, sure = _without(pair, ratio, sure & _is_sure(mean, np.sqrt(z.variation) / t))
     mean = np.where(sure, mean, 1.0)
-    sums = pair.without(np.where(sure, ratio, 0.0), Continuous)
     own = moving_shares(sums, Continuous, control, peers, tuned_for)
     scale = np.square(mean)
     usable = own.usable & sure & (sums.n >= MIN_OBSERVATIONS) & (own.arms.variance / t / scale > MIN_VARIANCE)
@@ -121,6 +122,17 @@ def _moving(pair: MetricPair, control: int, peers: NDArray[np.int64], tuned_for:
         np.sign(mean) * own.skewness,
         skewness.tame(own.skewness),
     )
+
+
+def _without(
+    pair: MetricPair, ratio: Floats, sure: NDArray[np.bool_]
+) -> tuple[AdjustedSums, NDArray[np.bool_]]:
+    """Sums of y - ratio · z, and for which of the sure arms they are that; of the others they are those of y."""
+    sums = pair.without(np.where(sure, ratio, 0.0), Continuous)
+    kept = sure & np.logical_and.reduce([np.abs(getattr(sums, name)) <= MAX_SUM for name in LINEAR])
+    if not (kept == sure).all():
+        sums = pair.without(np.where(kept, ratio, 0.0), Continuous)
+    return sums, kept
 
 
 def _coefficients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from msgspec import UNSET
 
 from bandit_serve.experiments.spec import Record
 from bandit_serve.results.decision import Judgement
@@ -228,6 +229,20 @@ def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
             f"no interval for the lift of {_listed(unbounded)}: control's mean is not told apart from 0"
         )
     return provisos
+
+
+def without_interval(table: MetricTable, names: tuple[str, ...]) -> str | None:
+    """Proviso on a metric beside the objective: the arms without an interval; None where all have one."""
+    if not table.valid or table.metric.quantile is not UNSET or table.metric.is_ratio:
+        return None
+    exact = np.array([interval is not None for interval in table.exact])
+    without = [names[arm] for arm in np.flatnonzero(table.there & ~table.has_interval & ~exact)]
+    if not without:
+        return None
+    return (
+        f"no interval on {table.metric.name} for {_listed(without)}: fewer than {MIN_OBSERVATIONS} observations, no "
+        "variance, or too few for values so skewed"
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from bandit_serve.results.decision import Decision, Judgement, decision_of, judg
 from bandit_serve.results.fold import ResultsFold
 from bandit_serve.results.interleaving import InterleavingResult
 from bandit_serve.results.metric_result import MetricResult, MetricTable
-from bandit_serve.results.reason import reason_of, reason_of_contests
+from bandit_serve.results.reason import reason_of, reason_of_contests, without_interval
 from bandit_serve.results.segment_report import SegmentReport, segment_report
 from bandit_serve.results.sequence import holm, p_value
 from bandit_serve.results.tables import table_of
@@ -83,6 +83,11 @@ def report(
         UNSET if contests is None else contests.report(experiment.arm_names, experiment.control_arm)
     )
     told = [proviso for table in tables if (proviso := table.proviso()) is not None]
+    told += [
+        proviso
+        for table in tables
+        if table is not objective and (proviso := without_interval(table, experiment.arm_names)) is not None
+    ]
     reason = (
         reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict, told)
         if interleaving is UNSET

@@ -19,7 +19,7 @@ from bandit_serve.decisions.decisions import Decisions
 from bandit_serve.decisions.flags import Assigned, Flags
 from bandit_serve.decisions.flush import Flusher
 from bandit_serve.decisions.membership import held_out_units
-from bandit_serve.errors import InvalidInput, StoreUnavailable, UsageError
+from bandit_serve.errors import Conflict, InvalidInput, StoreUnavailable, UsageError
 from bandit_serve.export.formats import Format
 from bandit_serve.export.places import Place
 from bandit_serve.export.tables import EXTRA
@@ -59,7 +59,7 @@ async def assign_files(
     exposures: `now`, the decisions are in the log before the file is there; `later`, each becomes an exposure when its
     id is sent to `/v1/exposures`, or with its first reward. The node follows the logs, so that a pause or an end of the
     experiment holds from the next chunk on. Raises `NotFound`, `Conflict` for a draft and for an experiment that
-    interleaves lists, and `StoreUnavailable` where decisions can not be logged; a note says how many are.
+    gives lists, and `StoreUnavailable` where decisions can not be logged; a note says how many are.
     """
     for file in files:
         if not (file.has(UNIT) or file.has(USER)):
@@ -74,6 +74,8 @@ async def assign_files(
         held_out=held_out_units(node.settings.namespace, node.settings.service_holdout),
         clock=node.store.clock.now_ms,
     )
+    if decisions.decider(experiment).slots > 1:
+        raise Conflict(f"The experiment {experiment!r} has slots: a row of a file is given one arm.")
     flusher = Flusher(node.store, decisions.exposures, incarnation, decisions.begun)
     decide = _later(decisions, experiment, node)
     if exposures == "now":

@@ -40,7 +40,7 @@ class AnswerSizes:
             largest = await _largest(decider.arm_names, decider.models, payloads)
             self._largest[experiment] = payloads, largest
         entry_bytes = ENTRY_BYTES + len(experiment) + TOKEN_BYTES_A_FEATURE * decider.n_logged + largest
-        if n * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
+        if n * decider.slots * entry_bytes + more_bytes > MAX_ANSWER_BYTES:
             raise answer_too_large()
 
 

@@ -405,6 +405,14 @@ EXAMPLES: Mapping[Any, Mapping[str, Any]] = {
             "constraints": [{"metric": "latency_ms", "at_most": 250}],
             "weights": {"refund": -0.02},
         },
+        "slots": {
+            "id": "shelf",
+            "slots": 3,
+            "arms": [{"name": name} for name in ("new", "popular", "nearby", "again")],
+            "policy": {"kind": "thompson", "min_share": 0.02},
+            "metrics": [{"name": "click", "kind": "binary"}],
+            "attribution": {"window": "30m", "missing": "ignore"},
+        },
         "catalogue": {
             "id": "one-page",
             "arms": [{"name": "control"}, {"name": "one_page"}],

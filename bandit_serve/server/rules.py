@@ -32,6 +32,7 @@ from bandit_serve.experiments.definition import DEFINED, MetricDefinition
 from bandit_serve.experiments.metric import SERVED, Margin, Metric
 from bandit_serve.experiments.named_metric import NamedMetric
 from bandit_serve.experiments.policy_spec import OWN, PolicySpec
+from bandit_serve.experiments.slots import MAX_SLOTTED_ARMS
 from bandit_serve.experiments.spec import MAX_METRICS, Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
 from bandit_serve.experiments.tradeoff import MAX_TRADED_ARMS
@@ -428,11 +429,25 @@ TRADING: Schema = {
 }
 CONSTRAINT: Schema = {"oneOf": [{"required": ["at_most"]}, {"required": ["at_least"]}]}
 
+SLOTTED: Schema = {
+    "not": {"anyOf": [{"required": ["weights"]}, {"required": ["constraints"]}]},
+    **having(
+        arms={"minItems": 2, "maxItems": MAX_SLOTTED_ARMS},
+        mode={"const": "allocate"},
+        unit={"const": "request"},
+        policy=having(holdout={"enum": [0, None]}),
+        attribution=having(missing={"not": {"const": "zero"}}),
+        metrics={"items": having(source={"const": "client"})},
+        stopping=having(mode={"not": {"const": "horizon"}}),
+    ),
+}
+
 EXPERIMENT: Schema = {
     "dependentSchemas": {
         "weights": {"allOf": [TRADING, having(weights={"minProperties": 1})]},
         "constraints": {"allOf": [TRADING, having(constraints={"minItems": 1})]},
         "tags": having(tags={"uniqueItems": True}),
+        "slots": SLOTTED,
         "keep_assigned": {
             "anyOf": [
                 having(keep_assigned={"const": False}),
@@ -572,7 +587,8 @@ BEYOND: Mapping[type, str] = {
         "and segments times metrics times arms are 65,536 at most. `weights` and `constraints` name other metrics "
         "whose mean is looked at, each bound once; a weight has the sign of its metric's goal, a bound is one that "
         "some means keep and others do not, and where a missing reward is 0 each metric has that value. An objective "
-        "of the catalogue asks for `attribution.missing` as one of its kind does."
+        "of the catalogue asks for `attribution.missing` as one of its kind does. `slots` are no more than there are "
+        "arms, and beside them the service measures no metric."
     ),
     VersionMetadata: (
         "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "

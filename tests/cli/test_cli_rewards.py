@@ -229,9 +229,17 @@ def test_rewards_of_decisions(service: ThrowawayService, tmp_path: Path) -> None
     tokens = [decide(service, made)["decision_id"] for _ in range(3)]
     rows = [{"decision_id": token, "value": 2.0} for token in [*tokens, tokens[0], "AAAA"]]
     path = write_csv(tmp_path / "a.csv", rows)
-    for accepted in (4, 0):
+    for accepted, duplicates in ((3, 1), (0, 4)):
         done = imported(service, made, path)
-        assert (done.document["accepted"], done.document["invalid"]) == (accepted, 1)
+        counts = [done.document[verdict] for verdict in ("accepted", "duplicate", "invalid")]
+        assert counts == [accepted, duplicates, 1]
+    # Wherever one comes from, a decision has one reward without an event's id.
+    sent = {"decision_id": tokens[0], "value": 2.0}
+    assert service.call("POST", "/v1/rewards", sent).body["verdicts"] == ["duplicate"]
+    other = imported(
+        service, made, write_csv(tmp_path / "other.csv", [{"decision_id": tokens[0], "value": 5}])
+    )
+    assert (other.status, other.document["accepted"], other.document["conflict"]) == (0, 0, 1)
     arms = service.call("GET", f"/v1/experiments/{made}/results").body["arms"]
     assert sum(arm["metrics"]["revenue"]["n"] for arm in arms) == 3
     by_unit = imported(service, made, write_csv(tmp_path / "b.csv", [{"unit": "u1", "value": 1}]))

@@ -118,8 +118,8 @@ TRADED: dict[str, Any] = WHOLE | {
     "constraints": [{"metric": "latency_ms", "at_most": 250.0}, {"metric": "visits", "at_least": 1.0}],
 }
 OF_THOMPSON = {"weights", "constraints"}
-# Refused with a contextual policy; see tests/folds/test_kept_arms.py and tests/http/test_interleaved.py.
-OF_OTHERS = {"keep_assigned", "mode"}
+# Refused with a contextual policy, or for units: see test_kept_arms.py, test_interleaved.py, test_placed_over_http.py.
+OF_OTHERS = {"keep_assigned", "mode", "slots"}
 
 
 def named(parts: Any) -> set[str]:

@@ -213,7 +213,7 @@ def test_histories_that_once_ended_a_fold_do_no_more(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [1_536, 40_449, 41_280, 52_001, 56_611, 60_789, 64_229, 79_100, 86_437, 87_096]
+    "seed", [1_536, 40_449, 41_280, 52_001, 52_856, 56_611, 60_789, 64_229, 79_100, 86_437, 87_096]
 )
 def test_analysed_histories_that_once_ended_a_fold_do_no_more(seed: int) -> None:
     follow_seed(seed)

@@ -116,6 +116,18 @@ def test_what_is_right_for_whom_is_learned_and_replayed(
     assert all(arm["metrics"]["click"]["interval"] is not None for arm in results["arms"])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_only_messagepack_can_send_are_refused(service: ThrowawayService, number: float) -> None:
+    name = contextual(service, "lin_ts")
+    path = f"/v1/experiments/{name}/decide"
+    for field in ("hour", "unheard-of"):
+        answer = call_msgpack(service, path, {"context": {"device": "web", field: number}})
+        check_problem(answer, 400, f"context.{field}")
+    answers = call_msgpack(service, f"{path}/batch", {"requests": [{"context": {"hour": number}}, {}]})
+    assert answers.status == 200
+    assert [each.get("status") for each in answers.body["responses"]] == [400, None]
+
+
 def test_one_decision_with_its_context(service: ThrowawayService) -> None:
     name = contextual(service, "lin_ts")
     path = f"/v1/experiments/{name}/decide"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_calls import draft, running, upload
+from http_calls import check_problem, draft, running, upload
 from services import ThrowawayService
+from stores import wait_until
 
 from bandit_serve.models import Popularity
 
@@ -67,6 +68,38 @@ def test_each_item_is_a_decision_of_the_arm_that_placed_it(service: ThrowawaySer
     assert given.body["verdicts"] == ["accepted"] * 6
     again = service.call("POST", "/v1/rewards", {"decision_id": items[0]["decision_id"], "value": 1})
     assert again.body["verdicts"] == ["duplicate"]
+
+
+def test_an_arm_without_a_model_is_in_the_way_of_no_request_that_can_not_get_it(
+    service: ThrowawayService,
+) -> None:
+    arms = [{"name": "plain"}, {"name": "model", "model": "films", "version": "up"}]
+    name = running(service, arms=arms, control="plain", unit="request", policy={"kind": "fixed_split"})
+    body = {"user_id": "somebody", "k": 2}
+    check_problem(service.call("POST", f"/v1/experiments/{name}/predict", body), 409)
+    for _ in range(5):
+        answer = predict(service, name, k=2, eligible=["model"])
+        assert (answer.status, answer.body["arm"], len(answer.body["items"])) == (200, "model", 2), answer
+    check_problem(
+        service.call("POST", f"/v1/experiments/{name}/predict", {**body, "eligible": ["plain"]}), 409
+    )
+    check_problem(
+        service.call("POST", f"/v1/experiments/{name}/predict", {**body, "eligible": ["none"]}), 400
+    )
+    assert service.call("POST", f"/v1/experiments/{name}/stop", {"winner": "model"}).status == 200
+    wait_until(lambda: predict(service, name, k=2).status == 200)
+    assert predict(service, name, k=2).body["arm"] == "model"
+
+
+def test_whoever_is_outside_gets_control_also_where_that_has_no_model(service: ThrowawayService) -> None:
+    arms = [{"name": "plain"}, {"name": "model", "model": "films", "version": "up"}]
+    audience = {"field": "country", "in": ["de"]}
+    name = running(
+        service, arms=arms, control="plain", unit="request", audience=audience, policy={"kind": "fixed_split"}
+    )
+    path = f"/v1/experiments/{name}/predict"
+    body = {"user_id": "somebody", "k": 2, "eligible": ["model"], "context": {"country": "fr"}}
+    check_problem(service.call("POST", path, body), 409)
 
 
 def test_results_tell_which_arm_is_preferred(service: ThrowawayService) -> None:

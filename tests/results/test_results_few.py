@@ -104,6 +104,35 @@ def test_exact_up_to_a_thousand_then_asymptotic_whatever_came_out() -> None:
     assert "exact" not in report_of(fold).reason
 
 
+@settings(max_examples=scaled(60, 2_000), deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0]), st.integers(1, 60)), min_size=1, max_size=6))
+def test_a_mean_is_never_beside_its_interval(runs: list[tuple[float, int]]) -> None:
+    """Also where values come in an order that no chance would give."""
+    values = np.concatenate([np.full(n, value) for value, n in runs])
+    fold = fold_of(record(2, "bounded"), values)
+    row = report_of(fold).arms[0].metrics["m"]
+    found = mean_interval(values, 0.0, 1.0, 0.05)
+    if row.interval is not None and found is not None and len(values) <= 1_000:
+        low, high = row.interval
+        assert low <= row.mean <= high
+        assert (low, high) == (min(found[0], row.mean), max(found[1], row.mean)), "and no wider than that"
+
+
+def test_successes_that_all_come_first_do_not_move_the_interval_off_the_mean() -> None:
+    values = np.concatenate([np.ones(30), np.zeros(74)])
+    row = report_of(fold_of(record(2), values)).arms[0].metrics["m"]
+    exact = mean_interval(values, 0.0, 1.0, 0.05)
+    assert exact is not None
+    assert exact[0] > row.mean, "one mean at all times would not do this"
+    assert row.interval == (row.mean, exact[1])
+
+
+def test_metrics_beside_the_objective_say_why_they_have_no_interval() -> None:
+    fold = fold_of(record(metrics=METRICS), np.concatenate([np.ones(30), np.zeros(30)]))
+    assert "no interval on worth for a, b: fewer than 50 observations" in report_of(fold).reason
+    assert "no interval on hit" not in report_of(fold).reason
+
+
 def test_a_comparison_wants_more_than_an_interval() -> None:
     fold = fold_of(record(2), BINARY[:49])
     fold_of(fold.record, BINARY, arm=1, fold=fold, first=49)

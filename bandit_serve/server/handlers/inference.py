@@ -259,9 +259,7 @@ class InferenceHandlers:
         if version is not None or decider is None or decider.status == "draft":
             raise NotFound(f"There is no model {name!r}, and no experiment of this name that was started.")
         if not decider.decides:
-            raise NotFound(
-                f"There is no model {name!r}: the experiment of this name interleaves lists of two arms."
-            )
+            raise NotFound(f"There is no model {name!r}: the experiment of this name gives lists.")
         return decider
 
     async def _tensors_of(

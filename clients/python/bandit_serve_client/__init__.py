@@ -6,6 +6,7 @@ from bandit_serve_client.decisions import (
     Decision,
     DecisionRequest,
     ModelVersion,
+    Placed,
     Prediction,
     PredictionRequest,
     Score,
@@ -45,6 +46,7 @@ from bandit_serve_client.experiments import (
 from bandit_serve_client.fallback import Default
 from bandit_serve_client.models import Health, Model, ModelSummary, Promotion, Version
 from bandit_serve_client.open_decision import OpenDecision
+from bandit_serve_client.places import place_rewards
 from bandit_serve_client.rewards import Reward, RewardsReport, UnitReward, Verdict
 from bandit_serve_client.sync_client import SyncClient
 from bandit_serve_client.version import __version__
@@ -79,6 +81,7 @@ __all__ = [
     "NotFound",
     "OpenDecision",
     "OutboxSettings",
+    "Placed",
     "Prediction",
     "PredictionRequest",
     "Problem",
@@ -99,4 +102,5 @@ __all__ = [
     "Verdict",
     "Version",
     "__version__",
+    "place_rewards",
 ]

@@ -22,11 +22,26 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Arm in one place of a list, and the decision that the rewards of that place go with.
+
+    `propensity` is the probability with which it was to be drawn from the arms that were not placed above it.
+    """
+
+    decision_id: str | None
+    arm: str
+    propensity: float
+    model: ModelVersion | None
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Arm that was drawn.
 
     `propensity` is the probability with which `arm` was to be drawn. `decision_id` goes with the rewards; it is None
-    where nothing was drawn: the experiment is paused or stopped, or `reason` says why not.
+    where nothing was drawn: the experiment is paused or stopped, or `reason` says why not. Where the experiment has
+    slots, `slots` is the list of arms, and the other fields are those of its first place.
     """
 
     decision_id: str | None
@@ -36,6 +51,7 @@ class Decision:
     model: ModelVersion | None
     payload: Any
     reason: str | None = None
+    slots: tuple[Placed, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ class Experiment:
     dimensions: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     constraints: tuple[Constraint, ...] = ()
+    slots: int | None = None
     set_aside: SetAside | None = None
     etag: str | None = None
 
