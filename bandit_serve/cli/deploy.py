@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -167,7 +168,8 @@ def run(
         _converted(described, DeploymentRequest), serving=_serving(model, version, environment)
     )
     volumes = tuple(map(_volume, volume or ()))
-    shown = _with_deployments(settings, lambda deployments: deployments.run(request, actor(), volumes))
+    with _refused_as_usage():
+        shown = _with_deployments(settings, lambda deployments: deployments.run(request, actor(), volumes))
     if as_json:
         print_json(shown)
     else:
@@ -295,7 +297,8 @@ async def canary(
     }
     if guardrail is not None:
         described["guardrail"] = guardrail
-    shown = await start_canary(node, _converted(described, CanaryRequest), actor())
+    with _refused_as_usage():
+        shown = await start_canary(node, _converted(described, CanaryRequest), actor())
     if as_json:
         print_json(shown)
     elif shown.paused:
@@ -332,11 +335,20 @@ def manifests(
     sys.stdout.write(as_yaml(made(Wanted(name, image, replicas, store, namespace, memory, cpu))))
 
 
+@contextlib.contextmanager
+def _refused_as_usage() -> Iterator[None]:
+    """What is wrong with a description is wrong with the options that gave it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise UsageError(str(error)) from None
+
+
 def _converted(described: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(described, kind)
     except msgspec.ValidationError as error:
-        raise invalid(error, "") from None
+        raise UsageError(str(invalid(error, ""))) from None
 
 
 def _serving(model: str | None, version: str | None, environment: Environment | None) -> Serving | None:

@@ -47,7 +47,10 @@ async def create(
     as_json: AsJson = False,
 ) -> None:
     """Makes a key and prints it, this once. Running workers know it when the command returns."""
-    made = await node.key_changes.create(name, scope, _life_ms(expires), actor(), tenant)
+    try:
+        made = await node.key_changes.create(name, scope, _life_ms(expires), actor(), tenant)
+    except InvalidInput as error:
+        raise UsageError(str(error)) from None
     if as_json:
         print_json(CreatedKey(made.event.id, made.text))
         return

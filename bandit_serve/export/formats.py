@@ -42,9 +42,12 @@ class _Parquet:
     def __init__(self, path: Path, schema: Any, plain: Collection[str]) -> None:
         parquet = require("pyarrow.parquet", EXTRA)
         worded = [field.name for field in schema if field.name not in plain]
+        # Without Arrow's own schema words are read as texts, whatever they are in memory here.
         self._writer = parquet.ParquetWriter(
-            path, schema, compression="zstd", use_dictionary=worded, version="2.6"
+            path, schema, compression="zstd", use_dictionary=worded, version="2.6", store_schema=False
         )
+        if schema.metadata:
+            self._writer.add_key_value_metadata(schema.metadata)
 
     def write(self, table: Any) -> None:
         self._writer.write_table(table, row_group_size=max(table.num_rows, 1))

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from bandit_serve.api.flags import ErrorCode
 from bandit_serve.base.printable_text import printable_json
-from bandit_serve.errors import NoTargetingKey, Unparsable, UnsupportedMedia
+from bandit_serve.errors import NoTargetingKey, Unparsable
 from bandit_serve.server.problems import PROBLEM_TYPE, Problem, problem_parts
 from bandit_serve.server.wire import JSON
 
@@ -65,7 +65,7 @@ def _evaluation_failure(request: web.Request, error: Exception, problem: Problem
 def _code(status: int, error: Exception) -> ErrorCode:
     if isinstance(error, NoTargetingKey):
         return "TARGETING_KEY_MISSING"
-    if isinstance(error, Unparsable | UnsupportedMedia):
+    if isinstance(error, Unparsable):
         return "PARSE_ERROR"
     if status == 404:
         return "FLAG_NOT_FOUND"

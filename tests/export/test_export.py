@@ -117,7 +117,13 @@ def test_rows_are_the_decisions_and_say_what_results_say(service: ThrowawayServi
     agree(service, name, values)
     (path,) = (tmp_path / "out").rglob("*.parquet")
     assert path.parent.name == f"date={done['from'][:10]}"
-    metadata = pq.read_schema(path).metadata
+    schema = pq.read_schema(path)
+    assert {field: str(schema.field(field).type) for field in ("incarnation", "arm", "decided_at")} == {
+        "incarnation": "string",
+        "arm": "string",
+        "decided_at": "timestamp[ms, tz=UTC]",
+    }
+    metadata = schema.metadata
     assert metadata[b"bandit_serve.experiment"].decode() == name
     assert json.loads(metadata[b"bandit_serve.arms"]) == ["control", "challenger"]
 

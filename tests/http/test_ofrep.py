@@ -109,6 +109,19 @@ def test_what_is_no_json_is_a_parse_error(
     refused = service.call("POST", f"{FLAGS}/{split}" if one else FLAGS, body)
     check_refusal(FLAGS, refused, 400)
     assert refused.body["errorCode"] == "PARSE_ERROR"
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Type": media} for media in ("text/plain", "application/xml", "application/msgpack")]
+)
+@pytest.mark.parametrize("body", [None, b"", b"x=1", b'{"context": {"targetingKey": "u"}}'])
+@pytest.mark.parametrize("one", [True, False])
+def test_what_is_not_said_to_be_json_is_a_parse_error(
+    service: ThrowawayService, split: str, body: bytes | None, headers: dict[str, str], one: bool
+) -> None:
+    refused = service.call("POST", f"{FLAGS}/{split}" if one else FLAGS, body, headers)
+    check_refusal(FLAGS, refused, 400)
+    assert refused.body["errorCode"] == "PARSE_ERROR"
     assert refused.body.get("key") == (split if one else None)
 
 

@@ -16,7 +16,7 @@ INTERVALS: tuple[Interval, ...] = ("normal", "bootstrap", "bernstein", "anytime"
 N_BOOTSTRAP = 2_000
 
 
-class Estimate(Struct, frozen=True, kw_only=True):
+class Estimate(Struct, frozen=True):
     """Mean reward that a policy would have had, its standard error, and its 1 - alpha interval.
 
     With one decision alone the standard error is infinite. interval: None where the estimator has none.

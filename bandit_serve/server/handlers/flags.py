@@ -18,7 +18,6 @@ from bandit_serve.errors import (
     NotFound,
     TooLarge,
     Unparsable,
-    UnsupportedMedia,
 )
 from bandit_serve.server.news import read_news
 from bandit_serve.server.service import Service
@@ -82,7 +81,7 @@ class FlagHandlers:
         """Unit, None without one, and context of a request."""
         try:
             asked = await self._body.read(request)
-        except (TooLarge, UnsupportedMedia):
+        except TooLarge:
             raise
         except InvalidInput as error:
             if error.errors and error.errors[0].detail != TOO_DEEP:
