@@ -211,16 +211,11 @@ class MetricTable:
         return best, decision_aids.weighted_expected_loss(*weighted)
 
     def _exact(self, arm: int) -> Interval | None:
-        """Interval of an arm's few observations, from all of them, where there can be one.
-
-        It holds for one mean at all times. Where values drift it may lie beside that of all: then it is widened to it.
-        """
+        """Interval of an arm's few observations, from all of them, where there can be one."""
         values = self._fold.beginning(self.index, arm)
         if not self.valid or values is None or len(values) < MIN_EXACT:
             return None
-        found = betting.mean_interval(values, *self.mean_limits, self.alpha)
-        mean = float(self.sums.mean[arm])
-        return None if found is None else (min(found[0], mean), max(found[1], mean))
+        return betting.mean_interval(values, *self.mean_limits, self.alpha)
 
     def _evidence(self, fold: ResultsFold) -> tuple[Floats, Floats]:
         """Logarithms of the largest e-values, (K,): above and below control."""
@@ -338,7 +333,7 @@ class MetricTable:
             n=n,
             mean=brief.mean,
             std=finite(math.sqrt(variances[arm])) if n > 1 and not lost else None,
-            interval=brief.interval,
+            interval=self._with_mean(arm, brief),
             difference=brief.difference,
             difference_interval=brief.difference_interval,
             lift=finite(self.lifts.value[arm]) if liftable else None,
@@ -367,6 +362,15 @@ class MetricTable:
         if self.paired is None or not self.metric.is_ratio:
             return self.sums.mean, self.sums.sample_variance
         return ratio.ratios(self.paired.pair)
+
+    def _with_mean(self, arm: int, brief: Brief) -> Interval | None:
+        """Interval of the mean, widened to the mean itself where it is exact.
+
+        An exact one holds for one mean at all times: where values drift, it may lie beside the mean of all of them.
+        """
+        if brief.interval is None or brief.mean is None or self.exact[arm] is None:
+            return brief.interval
+        return min(brief.interval[0], brief.mean), max(brief.interval[1], brief.mean)
 
     def _mean_interval(self, arm: int) -> Interval | None:
         """Interval of the mean: exact while the fold keeps all of the arm's values, asymptotic from then on."""

@@ -18,6 +18,7 @@ import pytest
 from builders import experiment, record
 from commands import bandit_serve, save_model
 from services import ThrowawayService, clean_environment
+from stores import wait_until
 
 from bandit_serve.api.views import ExperimentList, experiment_view
 from bandit_serve.cli.experiments_file import read_experiments
@@ -387,6 +388,9 @@ def rewarded(data: Path, file: Path) -> Iterator[ThrowawayService]:
             assert decided.status == 200, decided.body
             reward = {"decision_id": decided.body["decision_id"], "value": float(i % 3 == 0)}
             assert service.call("POST", "/v1/rewards", reward).status == 200
+        results = "/v1/experiments/colour/results"
+        # Exposures come behind their rewards by a flush.
+        wait_until(lambda: sum(arm["exposures"] for arm in service.call("GET", results).body["arms"]) == 60)
         yield service
 
 
