@@ -365,7 +365,7 @@ def killed_at(shop: Shop, at: str, after: bool, *arguments: str) -> None:
 SHADOW = ("--model", "m", "--version", "v1", "--environment", "shadow")
 
 
-@pytest.mark.parametrize(("at", "after"), RUN_POINTS)
+@pytest.mark.parametrize(("at", "after"), RUN_POINTS[:: scaled(3, 1)])
 def test_a_start_that_is_killed_is_finished_or_undone(shop: Shop, image: str, at: str, after: bool) -> None:
     killed_at(shop, at, after, "run", "ranker", "--tag", image, "--port", free_port(), *SHADOW)
     deployments = shop.done("list")["deployments"]
@@ -384,7 +384,7 @@ def test_a_start_that_is_killed_is_finished_or_undone(shop: Shop, image: str, at
     assert shop.status("v1")["status"] == "retired"
 
 
-@pytest.mark.parametrize(("at", "after"), STOP_POINTS)
+@pytest.mark.parametrize(("at", "after"), STOP_POINTS[:: scaled(3, 1)])
 def test_a_stop_that_is_killed_is_finished(shop: Shop, image: str, at: str, after: bool) -> None:
     shop.done("run", "ranker", "--tag", image, "--port", free_port(), *SHADOW)
     killed_at(shop, at, after, "stop", "ranker")

@@ -70,6 +70,7 @@ class Fleet:
         return check["verdict"]
 
 
+@pytest.mark.skipif(not scaled(0, 1), reason="a former version is built at full scale")
 @pytest.mark.timeout(900)
 def test_no_request_fails_while_services_are_upgraded_and_taken_back(
     former: Path, store: ThrowawayStore, tmp_path: Path
