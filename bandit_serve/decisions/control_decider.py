@@ -76,9 +76,14 @@ class ControlDecider:
             raise Conflict(f"The experiment {self.id!r} is a draft; start it first.")
         return Choice(self._arm, 1.0, 0, None, None)
 
-    def may_get(self, eligible: Sequence[str] | None) -> Sequence[int]:
-        """Control, whatever is eligible."""
+    @property
+    def within_reach(self) -> Sequence[int]:
+        """Control alone."""
         return self.active
+
+    def may_get(self, arm: str, eligible: Sequence[str] | None) -> bool:
+        """Returns True: control is for everyone, whatever is eligible."""
+        return True
 
     def takers(self, eligible: Sequence[str] | None) -> frozenset[int]:
         """Arms that may follow control in a list."""

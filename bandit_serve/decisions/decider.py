@@ -255,16 +255,19 @@ class Decider:
         """Arms that are neither paused nor removed, in order."""
         return sorted(self._active)
 
-    def may_get(self, eligible: Sequence[str] | None) -> list[int]:
-        """Arms that a request may get, in order; all active ones for a request that is refused later, as it names none.
-
-        Raises `InvalidInput` for a wrong `eligible`.
-        """
+    @property
+    def within_reach(self) -> list[int]:
+        """Arms that a request gets now, in order: one alone where nothing is drawn, control where some are outside."""
         if self.status in ("paused", "stopped"):
             return [self.fallback]
-        named = self._active if eligible is None else self._named(eligible) & self._active
-        outside = [] if self.membership is None else [self.fallback]
-        return sorted({*(named or self._active), *outside})
+        return sorted(self._active if self.membership is None else {*self._active, self.fallback})
+
+    def may_get(self, arm: str, eligible: Sequence[str] | None) -> bool:
+        """Whether a request that names these eligible arms may get one that is within reach."""
+        if eligible is None or arm in eligible or self.status != "running":
+            return True
+        serves_outside = self.membership is not None and arm == self.arm_names[self.fallback]
+        return serves_outside or self._named(eligible).isdisjoint(self._active)
 
     def subsets_in_use(self) -> list[frozenset[int]]:
         """Sets of eligible arms that were drawn from since the last refresh."""

@@ -315,7 +315,7 @@ class Decisions:
         decider = self.decider(experiment)
         if decider.slots > 1:
             raise only_decides(decider)
-        for check in self._checks(decider, request.eligible):
+        for check in decider.checks or self._find_checks(decider):
             check(request)
         x = decider.encoded(request.context)
         if decider.interleaves and decider.status == "running":
@@ -376,7 +376,7 @@ class Decisions:
         decider = self.decider(experiment)
         if decider.slots > 1:
             raise only_decides(decider)
-        for check in self._checks(decider, request.eligible):
+        for check in decider.checks or self._find_checks(decider):
             check(request)
         if decider.interleaves and decider.status == "running":
             require_list(request)
@@ -386,23 +386,15 @@ class Decisions:
         versions = self._versions(self.decider(experiment))
         return max(map(max_output_bytes, versions), default=0)
 
-    def _checks(self, decider: Decider | ControlDecider, eligible: Sequence[str] | None) -> Sequence[Check]:
-        """Checks of the arms that a request may get, each once."""
-        if eligible is None:
-            return decider.checks or self._find_checks(decider, decider.may_get(None), keep=True)
-        return self._find_checks(decider, decider.may_get(eligible), keep=False)
-
-    def _find_checks(
-        self, decider: Decider | ControlDecider, arms: Sequence[int], *, keep: bool
-    ) -> tuple[Check, ...]:
-        """Checks of these arms; with `keep` the decider has them from now on, if all their versions are known."""
+    def _find_checks(self, decider: Decider | ControlDecider) -> tuple[Check, ...]:
+        """Checks of the arms that requests get, each once; kept with the decider if all their versions are known."""
         checks: dict[Check, None] = {}
-        modelless: list[Check] = []
+        modelless: list[str] = []
         known = True
-        for arm in arms:
+        for arm in decider.within_reach:
             reference = decider.models[arm]
             if reference is None:
-                modelless.append(partial(_refuse_to_predict, decider.id, decider.arm_names[arm]))
+                modelless.append(decider.arm_names[arm])
                 continue
             try:
                 version = self._replica.registry.version(reference.id, reference.version)
@@ -410,8 +402,11 @@ class Decisions:
                 known = False
             else:
                 checks[check_of(version)] = None
-        all_checks = (*(checks or [check_family_request]), *modelless[:1])
-        if keep and known:
+        all_checks = (
+            *(checks or [check_family_request]),
+            *([partial(_refuse_to_predict, decider, modelless)] if modelless else []),
+        )
+        if known:
             decider.checks = all_checks
         return all_checks
 
@@ -622,11 +617,17 @@ def _outcome(began_s: float, *, failed: bool) -> Outcome:
     return Outcome((time.perf_counter() - began_s) * 1000.0, failed)
 
 
-def _refuse_to_predict(experiment: str, arm: str, request: ScoreRequest) -> None:
-    """Check of an arm that has no model, after those of the others."""
-    if isinstance(request, PredictRequest) and request.unit is not None:
+def _refuse_to_predict(
+    decider: Decider | ControlDecider, modelless: Sequence[str], request: ScoreRequest
+) -> None:
+    """Check of the arms that have no model, after those of the others: the request gets none of them."""
+    assert isinstance(request, PredictRequest)
+    arm = next((name for name in modelless if decider.may_get(name, request.eligible)), None)
+    if arm is None:
+        return
+    if request.unit is not None:
         check_outside(request.unit, "unit")
-    raise Conflict(f"The arm {arm!r} of {experiment!r} has no model to predict with; use decide.")
+    raise Conflict(f"The arm {arm!r} of {decider.id!r} has no model to predict with; use decide.")
 
 
 def _pair(

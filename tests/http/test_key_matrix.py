@@ -246,7 +246,7 @@ class Keys:
                 return key[:-SECRET_CHARS] + self._text(SECRET_CHARS)
             case 2:
                 at = self._random.randrange(len(key))
-                changed = self._random.choice(string.ascii_letters.replace(key[at], "") + "-.~")
+                changed = self._random.choice((string.ascii_letters + "-.~").replace(key[at], ""))
                 return key[:at] + changed + key[at + 1 :]
             case 3:
                 return key[:-SECRET_CHARS] + other[-SECRET_CHARS:]
