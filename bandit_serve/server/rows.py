@@ -22,8 +22,13 @@ from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
 from bandit_serve.server.tensors import NamedTensor
 from bandit_serve.server.wire import encode_json
 from bandit_serve.serving.datatypes import BY_TYPE
+from bandit_serve.serving.servable import Described
 
 NAMES = (USER, ITEM, UNIT)
+MAX_INT64 = 2**63 - 1
+_NUMBERS: frozenset[Datatype | None] = frozenset({"INT64", "UINT64", "FP64"})
+MAX_QUOTED = 8
+"""Names of inputs in the sentence of an error."""
 
 
 class InferenceRows:
@@ -57,6 +62,24 @@ class InferenceRows:
     @property
     def units(self) -> list[str] | None:
         return self._names[UNIT]
+
+    def check_inputs(self, about: Described) -> None:
+        """Raises `InvalidInput`, which names them, for inputs that the rows lack and the version can not do without.
+
+        All features in one tensor are to come by the name of an input.
+        """
+        takes = {tensor.name for tensor in about.inputs}
+        missing = about.lacks([name for name in self._tensors if name != self._numbered or name in takes])
+        if not missing:
+            return
+        detail = "expected an input of this name"
+        others = [name for name in self._tensors if name not in takes and name not in NAMES]
+        if others:
+            detail += f"; the version takes none called {_quoted(others)}"
+        raise InvalidInput(
+            f"The request lacks {_quoted(missing)}: {detail}.",
+            [FieldError(f"inputs.{name}", f"is missing: {detail}") for name in missing],
+        )
 
     def __iter__(self) -> Iterator[PredictRequest]:
         users, items, units = (self._names[name] for name in NAMES)
@@ -122,6 +145,11 @@ def _column(tensor: NamedTensor, n: int) -> list[Any]:
     if width == 1:
         return tensor.values
     return [tensor.values[i * width : (i + 1) * width] for i in range(n)]
+
+
+def _quoted(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > MAX_QUOTED else ""
+    return ", ".join(repr(name[:128]) for name in names[:MAX_QUOTED]) + more
 
 
 def _mistake(name: str, detail: str) -> InvalidInput:
@@ -207,9 +235,13 @@ async def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
             return None
         values += own
         datatypes |= {BY_TYPE.get(kind) for kind in set(map(type, own))}
+        if "INT64" in datatypes and datatypes <= _NUMBERS and max(own, default=0) > MAX_INT64:
+            datatypes.add("UINT64")
         if turn.over:
             await turn.give_way()
-    if datatypes == {"INT64", "FP64"}:
+    if datatypes == {"INT64", "UINT64"} and min(values) >= 0:
+        datatypes = {"UINT64"}
+    elif len(datatypes) > 1 and datatypes <= _NUMBERS:
         datatypes = {"FP64"}
     if shape is None or len(datatypes) != 1:
         return None
