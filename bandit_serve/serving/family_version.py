@@ -25,6 +25,7 @@ class FamilyVersion:
     inputs = (TensorMetadata(USER, "BYTES", [-1]), TensorMetadata(ITEM, "BYTES", [-1]))
     outputs = outputs_as_arm = (TensorMetadata(PREDICTION, "FP64", [-1]),)
     prediction = PREDICTION
+    features: tuple[str, ...] = ()
 
     def __init__(self, model: Model, artifact: str, top_k: TopKCache) -> None:
         self.model = model

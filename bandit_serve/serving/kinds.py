@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import UNSET
 
@@ -43,6 +43,15 @@ def outputs_as_arm(version: Version) -> Sequence[TensorMetadata] | None:
     if version.signature is UNSET:
         return FamilyVersion.outputs_as_arm
     return graph_outputs_as_arm(version.signature)
+
+
+def list_inputs(version: Version) -> Collection[str] | None:
+    """Names of inputs by which the version takes a list of numbers; None where any will do, or it alone can tell."""
+    if version.remote is not UNSET:
+        return None
+    if version.signature is not UNSET:
+        return [each.name for each in version.signature.inputs] if version.signature.is_matrix else ()
+    return None if check_of(version) is check_request_with_features else ()
 
 
 def max_output_bytes(version: Version) -> int:

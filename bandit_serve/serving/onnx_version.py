@@ -77,6 +77,7 @@ class OnnxVersion:
         self.signature = signature = session.signature
         self.nbytes = signature.nbytes
         self.inputs = [_about(each, BY_NUMPY[each.dtype], each.shape) for each in signature.inputs]
+        self.features = [each.name for each in signature.inputs]
         self.outputs = [_about(each, BY_NUMPY[each.dtype], each.shape) for each in signature.outputs]
         self.outputs_as_arm = graph_outputs_as_arm(signature)
         self.prediction = signature.outputs[0].name if signature.is_regression else PREDICTION
@@ -94,7 +95,7 @@ class OnnxVersion:
         """Inputs of the graph that are not among `names`. Columns of its one input may come instead of that."""
         if self.signature.is_matrix and any(name in self.signature.columns for name in names):
             return []
-        return [each.name for each in self.inputs if each.name not in names]
+        return [name for name in self.features if name not in names]
 
     async def warm(self) -> None:
         """Nothing: the first run needs no more than later ones."""

@@ -28,8 +28,8 @@ class Servable(Protocol):
     A kind is a module of this package, and a line in each function of `kinds.py`. `VersionOpener` opens a version (in a
     thread). The other functions need the registry's record alone, as they are asked before an arm is drawn, for all
     active arms, so that no refusal depends on the draw: `check_of` is the kind's `Check`, `outputs_as_arm` names the
-    outputs, `max_output_bytes` bounds them and `patience_s` the time. Checks are equal (`==`) where they ask the same:
-    an experiment makes each once.
+    outputs, `list_inputs` the inputs of several columns, `max_output_bytes` bounds the outputs and `patience_s` the
+    time. Checks are equal (`==`) where they ask the same: an experiment makes each once.
 
     Four kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
     `ContentRefused` is of this request and this version: the request is drawn anew among the other arms, and the arm
@@ -94,6 +94,11 @@ class Described(Protocol):
     @property
     def prediction(self) -> str:
         """Name among `outputs` of the tensor that is the `prediction` of scores."""
+        ...
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names among `inputs` that are features, though one be called as a user, an item or a unit is."""
         ...
 
     def lacks(self, names: Collection[str]) -> list[str]:

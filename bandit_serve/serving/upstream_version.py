@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from msgspec import structs
 
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.api.inference import PREDICTION, Datatype, TensorMetadata
+from bandit_serve.api.inference import ITEM, PREDICTION, USER, Datatype, TensorMetadata
 from bandit_serve.errors import InvalidInput, ModelLost, UpstreamFailed
 from bandit_serve.serving.datatypes import in_common
 from bandit_serve.serving.json_questions import json_question, json_scores
@@ -201,6 +201,13 @@ class UpstreamVersion:
     def prediction(self) -> str:
         """Name of the output that is the prediction."""
         return self._speech.prediction
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names of inputs that are features: texts called `user_id` and `item_id` are of the request's own."""
+        return [
+            each.name for each in self.inputs if each.name not in (USER, ITEM) or each.datatype != "BYTES"
+        ]
 
     def lacks(self, names: Collection[str]) -> list[str]:
         """Inputs of the upstream that are not among `names`."""

@@ -467,6 +467,60 @@ def test_an_input_that_a_graph_of_several_lacks_is_named(service: ThrowawayServi
     assert "'a'" not in refused.body["error"]
 
 
+def test_inputs_of_a_graph_are_features_whatever_they_are_called(service: ThrowawayService) -> None:
+    whole = onnx.TensorProto.INT64
+    names = ["user_id", "item_id", "unit"]
+    added = graph(
+        [
+            onnx.helper.make_node("Add", names[:2], ["some"]),
+            onnx.helper.make_node("Add", ["some", "unit"], ["y"]),
+        ],
+        {name: (whole, [None, 1]) for name in names},
+        {"y": (whole, [None, 1])},
+    )
+    model = registered(service, added.SerializeToString())
+    about = service.call("GET", f"/v2/models/{model}").body
+    assert [each["name"] for each in about["inputs"]] == names
+    given = [tensor(name, "INT64", [2, 1], [3, 4]) for name in names]
+    assert outputs_of(infer(service, model, {"inputs": given}))["y"]["data"] == [9, 12]
+    refused = infer(service, model, {"inputs": given[:2]})
+    check_refusal("/v2", refused, 400)
+    assert "'unit'" in refused.body["error"]
+
+
+@pytest.mark.parametrize("name", ["words", "user_id"])
+def test_a_graph_takes_texts_in_several_columns(service: ThrowawayService, name: str) -> None:
+    element = onnx.TensorProto.STRING
+    same = graph(
+        [onnx.helper.make_node("Identity", [name], ["same"])],
+        {name: (element, [None, 2])},
+        {"same": (element, [None, 2])},
+    )
+    model = registered(service, same.SerializeToString())
+    (about,) = service.call("GET", f"/v2/models/{model}").body["inputs"]
+    assert about == {"name": name, "datatype": "BYTES", "shape": [-1, 2]}
+    words = ["a", "b", "c", "d"]
+    answer = infer(service, model, {"inputs": [texts(name, words, [2, 2])]})
+    assert outputs_of(answer)["same"] == {**texts("same", words, [2, 2])}
+
+
+def test_an_input_that_the_arms_of_an_experiment_lack_is_named(
+    service: ThrowawayService, ranker: str
+) -> None:
+    one = registered(service, sum_of(3))
+    arms = [{"name": each, "model": each, "version": "v1"} for each in (ranker, one)]
+    name = running(service, arms=arms, control=one, context=[{"name": "hour", "kind": "numeric"}])
+    asked = [*pairs(["u1", "u2"], ["i1", "i1"])["inputs"], tensor("hour", "INT8", [2], [3, 4])]
+    refused = infer(service, name, {"inputs": [*asked, tensor("wrong", "FP32", [2, 3], SIX)]})
+    check_refusal("/v2", refused, 400)
+    assert "'features'" in refused.body["error"]
+    assert "'wrong'" in refused.body["error"]
+    answer = infer(service, name, {"inputs": [*asked, tensor("features", "FP32", [2, 3], SIX)]})
+    assert answer.status == 200, answer
+    numbered = sorted(map(number_in, answer.body["parameters"]["decision_ids"]))
+    assert numbered == [0, 1], "nothing was drawn before"
+
+
 def test_arms_of_graphs_with_other_names_have_a_prediction_in_common(
     service: ThrowawayService, ranker: str
 ) -> None:

@@ -826,6 +826,27 @@ def test_an_input_that_a_remote_version_lacks_is_named(
     upstream.inputs = [X]
 
 
+def test_users_of_a_remote_version_may_be_numbers(
+    declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
+) -> None:
+    upstream, service = declared_upstream
+    upstream.inputs = [
+        {"name": "user_id", "datatype": "INT64", "shape": [-1, 1]},
+        {"name": "item_id", "datatype": "BYTES", "shape": [-1]},
+        {"name": "unit", "datatype": "BYTES", "shape": [-1]},
+    ]
+    upstream.outputs, upstream.tensors = [{**X, "name": "y"}], [tensor("y", "FP64", [1], [0.5])]
+    model = new_name("m")
+    assert register(service, model, upstream, url=upstream.base, protocol="open-inference").status == 201
+    item, unit = (tensor(name, "BYTES", [1], ["i"]) for name in ("item_id", "unit"))
+    given = {"inputs": [tensor("user_id", "INT64", [1, 1], [7]), item, unit]}
+    answer = service.call("POST", f"/v2/models/{model}/versions/v1/infer", given)
+    assert answer.status == 200, answer
+    sent = {each["name"]: each for each in upstream.asked[-1].body["inputs"]}
+    assert sent == {each["name"]: each for each in given["inputs"]}
+    upstream.inputs = [X]
+
+
 def test_a_graph_behind_another_service_is_the_prediction_that_it_is_here(tmp_path: Path) -> None:
     """So it is where a deployment answers for a version: its arm stays what it was."""
     with ThrowawayService(tmp_path / "far") as far:

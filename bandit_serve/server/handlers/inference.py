@@ -50,6 +50,7 @@ from bandit_serve.server.rows import (
     InferenceRows,
     decision_parameters,
     decisions,
+    n_rows,
     nothing_in_common,
     predictions,
 )
@@ -73,7 +74,7 @@ from bandit_serve.server.wire import (
     encode_json,
     read_bytes,
 )
-from bandit_serve.serving.kinds import outputs_as_arm, rows_at_once
+from bandit_serve.serving.kinds import list_inputs, outputs_as_arm, rows_at_once
 from bandit_serve.serving.loaded import require_servable
 from bandit_serve.serving.servable import Described, described
 from bandit_serve.store.keys import COMMON
@@ -185,11 +186,9 @@ class InferenceHandlers:
         tensors = await read_tensors(asked, binary)
         name = request.match_info["model"]
         if isinstance(subject, Version):
-            rows = InferenceRows(asked, tensors, frozenset())
-            self._service.admit_batch(rows.n)
+            self._service.admit_batch(n_rows(tensors))
             about = await self._described(subject)
-            if about is not None:
-                rows.check_inputs(about)
+            rows = InferenceRows(asked, tensors, about=about)
             scored = await self._score(name, request.match_info.get("version"), rows, rows_at_once(subject))
             outputs = await predictions(scored)
             if not outputs:
@@ -206,6 +205,7 @@ class InferenceHandlers:
         known = self._known_outputs(subject, rows)
         names = common_names(known) if known else None
         check_names(asked, names)
+        rows.check_list(self._lists_of(subject))
         if names == [] and rows.n > 1:
             raise nothing_in_common()
         if _only_decides(subject):
@@ -313,6 +313,23 @@ class InferenceHandlers:
                 if outputs:
                     known.append(outputs)
         return known
+
+    def _lists_of(self, decider: Decider | ControlDecider) -> set[str]:
+        """Names of inputs by which the arms take a list of numbers; none where some arm takes one by any name."""
+        if _only_decides(decider):
+            return set()
+        registry, models = self._service.node.replica.registry, self._service.node.models
+        names: set[str] = set()
+        for reference in _references(decider):
+            with contextlib.suppress(NotFound):
+                lists = list_inputs(registry.version(reference.id, reference.version))
+                if lists is None:
+                    version = described(models.get(reference.id, reference.version))
+                    if version is None or not version.features:
+                        return set()
+                    lists = version.features
+                names.update(lists)
+        return names
 
 
 def _only_decides(decider: Decider | ControlDecider) -> bool:
