@@ -38,8 +38,8 @@ class InferenceRows:
     its name and, where it is in `context_fields`, a value of the context. One of several columns is a list of texts; of
     numbers, it is all of the features, in order, and no other one may be beside it that is not of the context.
 
-    about: the version that is asked by its own name. Its features are such by whatever name. Its only one is all of the
-    features also where it is of texts.
+    about: the version that is asked by its own name. Its features are such by whatever name. Of several, each may be a
+    list; the only one is all of the features also where it is of texts.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class InferenceRows:
         self._names = {name: None if name in own else self._texts(name) for name in NAMES}
         others = [name for name in tensors if name in own or name not in NAMES]
         features = [name for name in others if name not in context_fields] or others
-        wide = [name for name in features if self._is_wide(tensors[name])]
+        wide = [
+            name for name in features if self._is_wide(tensors[name]) and (name not in own or len(own) == 1)
+        ]
         if about is not None:
             self._check_inputs(about, wide)
         if wide and len(features) > 1:

@@ -826,6 +826,35 @@ def test_an_input_that_a_remote_version_lacks_is_named(
     upstream.inputs = [X]
 
 
+def test_inputs_of_several_columns_stand_beside_others(
+    declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
+) -> None:
+    upstream, service = declared_upstream
+    given = [
+        tensor("x", "FP32", [1, 3], [0.5, 1.0, 1.5]),
+        tensor("age", "INT32", [1, 1], [7]),
+        tensor("tags", "BYTES", [1, 2], ["a", "b"]),
+    ]
+    upstream.inputs = [
+        {"name": each["name"], "datatype": each["datatype"], "shape": [-1, *each["shape"][1:]]}
+        for each in given
+    ]
+    upstream.outputs, upstream.tensors = [{**X, "name": "y"}], [tensor("y", "FP64", [1], [0.5])]
+    model = new_name("m")
+    assert register(service, model, upstream, url=upstream.base, protocol="open-inference").status == 201
+    path = f"/v2/models/{model}/versions/v1/infer"
+    answer = service.call("POST", path, {"inputs": given})
+    assert answer.status == 200, answer
+    assert upstream.asked[-1].body["inputs"] == given
+    for i, each in enumerate(given):
+        renamed = [*given[:i], {**each, "name": "z"}, *given[i + 1 :]]
+        refused = service.call("POST", path, {"inputs": renamed})
+        assert refused.status == 400
+        assert repr(each["name"]) in refused.body["error"]
+        assert "'z'" in refused.body["error"]
+    upstream.inputs = [X]
+
+
 def test_users_of_a_remote_version_may_be_numbers(
     declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
 ) -> None:
