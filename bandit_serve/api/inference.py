@@ -12,6 +12,7 @@ MAX_PARAMETERS = 1_000
 MAX_ELEMENTS = 200_000
 """Over all inputs of a request."""
 
+PLATFORM = "bandit_serve"
 USER, ITEM, UNIT, PREDICTION, SCORE = "user_id", "item_id", "unit", "prediction", "score"
 """Names of tensors that are not a model's own."""
 Datatype = Literal[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -22,8 +22,13 @@ from bandit_serve.errors import Conflict, FieldError, InvalidInput, TooLarge
 from bandit_serve.server.tensors import NamedTensor
 from bandit_serve.server.wire import encode_json
 from bandit_serve.serving.datatypes import BY_TYPE
+from bandit_serve.serving.servable import Described
 
 NAMES = (USER, ITEM, UNIT)
+MAX_INT64 = 2**63 - 1
+_NUMBERS: frozenset[Datatype | None] = frozenset({"INT64", "UINT64", "FP64"})
+MAX_QUOTED = 8
+"""Names of inputs in the sentence of an error."""
 
 
 class InferenceRows:
@@ -32,31 +37,61 @@ class InferenceRows:
     Tensors that are called `user_id`, `item_id` and `unit` are those of the contract. Every other one is a feature by
     its name and, where it is in `context_fields`, a value of the context. One of several columns is a list of texts; of
     numbers, it is all of the features, in order, and no other one may be beside it that is not of the context.
+
+    about: the version that is asked by its own name. Its features are such by whatever name. Of several, each may be a
+    list; the only one is all of the features also where it is of texts.
     """
 
     def __init__(
-        self, request: InferenceRequest, tensors: Mapping[str, NamedTensor], context_fields: frozenset[str]
+        self,
+        request: InferenceRequest,
+        tensors: Mapping[str, NamedTensor],
+        context_fields: frozenset[str] = frozenset(),
+        about: Described | None = None,
     ) -> None:
         self._tensors = tensors
         self._context_fields = context_fields
-        self.n = _n_rows(tensors)
+        self.n = n_rows(tensors)
+        own = () if about is None else about.features
+        self._only = next(iter(own)) if len(own) == 1 else None
         self.k = _k(request, self.n)
         self._columns = {name: _column(tensor, self.n) for name, tensor in tensors.items()}
-        self._names = {name: self._texts(name) for name in NAMES}
-        others = [name for name in tensors if name not in NAMES]
+        self._names = {name: None if name in own else self._texts(name) for name in NAMES}
+        others = [name for name in tensors if name in own or name not in NAMES]
         features = [name for name in others if name not in context_fields] or others
-        wide = [name for name in features if self._is_wide(tensors[name])]
+        wide = [
+            name for name in features if self._is_wide(tensors[name]) and (name not in own or len(own) == 1)
+        ]
+        if about is not None:
+            self._check_inputs(about, wide)
         if wide and len(features) > 1:
             raise _mistake(wide[0], "expected one value a row, as it is not the only input with features")
         self._numbered = wide[0] if wide else None
         self._others = [name for name in others if name != self._numbered]
 
     def _is_wide(self, tensor: NamedTensor) -> bool:
-        return tensor.datatype != "BYTES" and _width(tensor, self.n) > 1
+        return (tensor.datatype != "BYTES" or tensor.name == self._only) and _width(tensor, self.n) > 1
 
     @property
     def units(self) -> list[str] | None:
         return self._names[UNIT]
+
+    def check_list(self, names: Collection[str]) -> None:
+        """Raises `InvalidInput` where all features come in one tensor that has none of the names, if there are any."""
+        if names and self._numbered is not None and self._numbered not in (*names, *self._context_fields):
+            raise _missing(sorted(names), [self._numbered])
+
+    def _check_inputs(self, about: Described, wide: Sequence[str]) -> None:
+        """Raises `InvalidInput` for inputs that the version can not do without.
+
+        One of several columns has to have the name of an input; those of one may be columns of an input.
+        """
+        takes = {tensor.name for tensor in about.inputs}
+        missing = about.lacks([name for name in self._tensors if name not in wide or name in takes])
+        if missing:
+            raise _missing(
+                missing, [name for name in self._tensors if name not in takes and name not in NAMES]
+            )
 
     def __iter__(self) -> Iterator[PredictRequest]:
         users, items, units = (self._names[name] for name in NAMES)
@@ -82,7 +117,7 @@ class InferenceRows:
         return self._columns[name]
 
 
-def _n_rows(tensors: Mapping[str, NamedTensor]) -> int:
+def n_rows(tensors: Mapping[str, NamedTensor]) -> int:
     """Number of rows; 1 without any tensor."""
     sizes = {tensor.shape[0]: name for name, tensor in tensors.items()}
     if len(sizes) > 1:
@@ -122,6 +157,21 @@ def _column(tensor: NamedTensor, n: int) -> list[Any]:
     if width == 1:
         return tensor.values
     return [tensor.values[i * width : (i + 1) * width] for i in range(n)]
+
+
+def _missing(names: Sequence[str], others: Sequence[str]) -> InvalidInput:
+    detail = "expected an input of this name"
+    if others:
+        detail += f", and none called {_quoted(others)}"
+    return InvalidInput(
+        f"The request lacks {_quoted(names)}: {detail}.",
+        [FieldError(f"inputs.{name}", f"is missing: {detail}") for name in names],
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > MAX_QUOTED else ""
+    return ", ".join(repr(name[:128]) for name in names[:MAX_QUOTED]) + more
 
 
 def _mistake(name: str, detail: str) -> InvalidInput:
@@ -207,9 +257,13 @@ async def _stacked(name: str, column: Sequence[Any]) -> NamedTensor | None:
             return None
         values += own
         datatypes |= {BY_TYPE.get(kind) for kind in set(map(type, own))}
+        if "INT64" in datatypes and datatypes <= _NUMBERS and max(own, default=0) > MAX_INT64:
+            datatypes.add("UINT64")
         if turn.over:
             await turn.give_way()
-    if datatypes == {"INT64", "FP64"}:
+    if datatypes == {"INT64", "UINT64"} and min(values) >= 0:
+        datatypes = {"UINT64"}
+    elif len(datatypes) > 1 and datatypes <= _NUMBERS:
         datatypes = {"FP64"}
     if shape is None or len(datatypes) != 1:
         return None

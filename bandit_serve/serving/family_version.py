@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
 from bandit_serve.api.inference import ITEM, PREDICTION, USER, TensorMetadata
@@ -23,7 +23,9 @@ class FamilyVersion:
     """
 
     inputs = (TensorMetadata(USER, "BYTES", [-1]), TensorMetadata(ITEM, "BYTES", [-1]))
-    outputs = (TensorMetadata(PREDICTION, "FP64", [-1]),)
+    outputs = outputs_as_arm = (TensorMetadata(PREDICTION, "FP64", [-1]),)
+    prediction = PREDICTION
+    features: tuple[str, ...] = ()
 
     def __init__(self, model: Model, artifact: str, top_k: TopKCache) -> None:
         self.model = model
@@ -35,6 +37,10 @@ class FamilyVersion:
     @property
     def nbytes(self) -> int:
         return self.model.nbytes
+
+    def lacks(self, names: Collection[str]) -> list[str]:
+        """Nothing: its check says which of the names are missing, as that depends on `k`."""
+        return []
 
     async def warm(self) -> None:
         """Nothing: the model is mapped, and its first request reads what it needs."""

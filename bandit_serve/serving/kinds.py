@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import UNSET
 
@@ -14,8 +14,7 @@ from bandit_serve.models.onnx.file import OnnxFile
 from bandit_serve.models.onnx.session import Session
 from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
-from bandit_serve.serving.onnx_version import OnnxVersion, onnx_check
-from bandit_serve.serving.onnx_version import outputs_of as graph_outputs
+from bandit_serve.serving.onnx_version import OnnxVersion, graph_outputs_as_arm, onnx_check
 from bandit_serve.serving.request_form import check_family_request, check_request_with_features
 from bandit_serve.serving.servable import Check, Servable
 from bandit_serve.serving.top_k_cache import TopKCache
@@ -37,11 +36,22 @@ def check_of(version: Version) -> Check:
     return check_request_with_features if takes_features else check_family_request
 
 
-def outputs_of(version: Version) -> Sequence[TensorMetadata] | None:
-    """Tensors that the version gives; None where only the version itself can tell."""
+def outputs_as_arm(version: Version) -> Sequence[TensorMetadata] | None:
+    """Tensors that the version gives as an arm; None where only the version itself can tell."""
     if version.remote is not UNSET:
         return None
-    return FamilyVersion.outputs if version.signature is UNSET else graph_outputs(version.signature)
+    if version.signature is UNSET:
+        return FamilyVersion.outputs_as_arm
+    return graph_outputs_as_arm(version.signature)
+
+
+def list_inputs(version: Version) -> Collection[str] | None:
+    """Names of inputs by which the version takes a list of numbers; None where any will do, or it alone can tell."""
+    if version.remote is not UNSET:
+        return None
+    if version.signature is not UNSET:
+        return [each.name for each in version.signature.inputs] if version.signature.is_matrix else ()
+    return None if check_of(version) is check_request_with_features else ()
 
 
 def max_output_bytes(version: Version) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from msgspec import structs
@@ -17,7 +17,7 @@ from bandit_serve.errors import ContentRefused, FieldError, InvalidInput, ModelF
 from bandit_serve.models.onnx.rows import Row, RowReader
 from bandit_serve.models.onnx.session import MAX_PART_VALUES, Run, Session
 from bandit_serve.models.onnx.signature import NUMBER_BYTES, Signature, TensorSpec
-from bandit_serve.serving.datatypes import BY_NUMPY, answered
+from bandit_serve.serving.datatypes import BY_NUMPY, in_common
 from bandit_serve.serving.request_form import check_form
 from bandit_serve.serving.servable import BackgroundScores, Check, Scores
 
@@ -51,11 +51,14 @@ def _check_of_inputs(signature: Signature) -> Check:
     return check
 
 
-def outputs_of(signature: Signature) -> list[TensorMetadata]:
-    """Tensors that a graph gives."""
+def graph_outputs_as_arm(signature: Signature) -> list[TensorMetadata]:
+    """Tensors that a graph gives as an arm."""
     if signature.is_regression:
         return [TensorMetadata(PREDICTION, "FP64", [-1])]
-    return [_about(each, answered(each.dtype)) for each in signature.outputs]
+    return [
+        _about(each, in_common(BY_NUMPY[each.dtype]), () if each.shape == (1,) else each.shape)
+        for each in signature.outputs
+    ]
 
 
 class OnnxVersion:
@@ -73,8 +76,11 @@ class OnnxVersion:
     def __init__(self, session: Session) -> None:
         self.signature = signature = session.signature
         self.nbytes = signature.nbytes
-        self.inputs = [_about(each, BY_NUMPY[each.dtype]) for each in signature.inputs]
-        self.outputs = outputs_of(signature)
+        self.inputs = [_about(each, BY_NUMPY[each.dtype], each.shape) for each in signature.inputs]
+        self.features = [each.name for each in signature.inputs]
+        self.outputs = [_about(each, BY_NUMPY[each.dtype], each.shape) for each in signature.outputs]
+        self.outputs_as_arm = graph_outputs_as_arm(signature)
+        self.prediction = signature.outputs[0].name if signature.is_regression else PREDICTION
         self._session = session
         self._read = RowReader(signature)
         self._check = onnx_check(signature)
@@ -84,6 +90,12 @@ class OnnxVersion:
         self._plain_row = self._read.plain_row
         self._has_scored = False
         self._n_failed = 0
+
+    def lacks(self, names: Collection[str]) -> list[str]:
+        """Inputs of the graph that are not among `names`. Columns of its one input may come instead of that."""
+        if self.signature.is_matrix and any(name in self.signature.columns for name in names):
+            return []
+        return [name for name in self.features if name not in names]
 
     async def warm(self) -> None:
         """Nothing: the first run needs no more than later ones."""
@@ -216,6 +228,6 @@ def _refused(error: ModelFailed) -> ContentRefused:
     return ContentRefused(f"features: {detail}", [FieldError("features", detail)])
 
 
-def _about(spec: TensorSpec, datatype: Datatype) -> TensorMetadata:
-    shape = [] if spec.shape == (1,) else spec.shape
+def _about(spec: TensorSpec, datatype: Datatype, shape: Sequence[int | None]) -> TensorMetadata:
+    """Tensor of any number of rows of this shape."""
     return TensorMetadata(spec.name, datatype, [-1, *(-1 if size is None else size for size in shape)])

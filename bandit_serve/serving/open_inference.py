@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from bandit_serve.api.decisions import ScoredItem, ScoreRequest
-from bandit_serve.api.inference import ITEM, PREDICTION, SCORE, USER
+from bandit_serve.api.inference import ITEM, PLATFORM, PREDICTION, SCORE, USER
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge
-from bandit_serve.serving.datatypes import NUMPY
+from bandit_serve.serving.datatypes import LARGEST, WHOLE, held
 from bandit_serve.serving.json_questions import (
     MAX_OUTPUT_DEPTH,
     MAX_OUTPUT_VALUES,
@@ -31,20 +30,6 @@ MAX_QUESTION_CELLS = 100_000
 """Values in the tensors of a question: rows times the values of one."""
 MAX_QUESTION_TEXT_BYTES = 2**20
 """Texts in the tensors of a question for several items, where each row repeats those of the features."""
-_BY_NUMPY = {datatype: np.dtype(name) for datatype, name in NUMPY.items() if datatype != "BYTES"}
-# Of BF16, which NumPy does not have, as well.
-_LARGEST: dict[str, float] = {
-    "BF16": 3.3895313892515355e38,
-    **{datatype: float(np.finfo(dtype).max) for datatype, dtype in _BY_NUMPY.items() if dtype.kind == "f"},
-}
-_NUMBERS: frozenset[type] = frozenset({int, float})
-_NONE: frozenset[type] = frozenset()
-_PLAIN: dict[str, frozenset[type]] = {"BOOL": frozenset({bool}), "BYTES": frozenset({str})}
-_WHOLE: dict[str, tuple[int, int]] = {
-    datatype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
-    for datatype, dtype in _BY_NUMPY.items()
-    if dtype.kind in "iu"
-}
 
 
 class TensorAbout(Struct, frozen=True):
@@ -58,6 +43,7 @@ class TensorAbout(Struct, frozen=True):
 class ModelAbout(Struct, frozen=True):
     """Part of a model's metadata that is read. Some servers say nothing of tensors."""
 
+    platform: str = ""
     inputs: list[TensorAbout] = []
     outputs: list[TensorAbout] = []
 
@@ -130,13 +116,18 @@ def _text_bytes(value: Any) -> int:
 
 
 class InferInputs:
-    """Inputs of a model by name, as its metadata tell them; empty where those tell nothing. So are `outputs`."""
+    """Inputs of a model by name, as its metadata tell them; empty where those tell nothing. So are `outputs`.
+
+    `is_regression`: the model's only output, whatever its name, is its prediction. This is known of models of this
+    service alone, as where a deployment serves a graph.
+    """
 
     def __init__(self, metadata: bytes = b"{}") -> None:
         """Raises `ValueError` for metadata that are none."""
         about = _decode_about(metadata)
         self.by_name = {tensor.name: tensor for tensor in about.inputs}
         self.outputs = about.outputs
+        self.is_regression = about.platform == PLATFORM and _is_one_number(about.outputs)
         others = [name for name in self.by_name if name not in (USER, ITEM)]
         self._numbered = others[0] if len(others) == 1 else NUMBERED
 
@@ -196,6 +187,13 @@ class InferInputs:
         return datatype, msgspec.Raw(b"[" + b",".join([row] * n if row else []) + b"]")
 
 
+def _is_one_number(outputs: Sequence[TensorAbout]) -> bool:
+    """Whether the only output is one real number a row, as in `Signature.is_regression`."""
+    return (
+        len(outputs) == 1 and outputs[0].datatype in ("FP32", "FP64") and outputs[0].shape in ([-1], [-1, 1])
+    )
+
+
 def _refuse_others(features: Any, known: Mapping[str, Any]) -> None:
     for name in features if isinstance(features, dict) else ():
         if name not in known:
@@ -213,18 +211,10 @@ def _datatype(values: Sequence[Any]) -> str:
 
 def _fitted(values: list[Any], datatype: str, name: str) -> list[Any]:
     """`values` as a tensor of `datatype` holds them; `Unfit` where it does not."""
-    types = set(map(type, values))
-    if types <= _NUMBERS and all(map(math.isfinite, values)):
-        if datatype in _LARGEST and max(map(abs, values), default=0.0) <= _LARGEST[datatype]:
-            return values
-        if datatype in _WHOLE:
-            low, high = _WHOLE[datatype]
-            whole = list(map(int, values))
-            if whole == values and all(low <= value <= high for value in whole):
-                return whole
-    if types <= _PLAIN.get(datatype, _NONE):
-        return values
-    raise Unfit(f"the input {name!r} takes {datatype}")
+    fitted = held(values, datatype)
+    if fitted is None:
+        raise Unfit(f"the input {name!r} takes {datatype}")
+    return fitted
 
 
 class InferOutput(NamedTuple):
@@ -236,11 +226,11 @@ class InferOutput(NamedTuple):
     is_number: bool
 
 
-def infer_scores(request: ScoreRequest, content: bytes) -> Scores:
+def infer_scores(request: ScoreRequest, content: bytes, is_regression: bool = False) -> Scores:
     """Scores in an answer. Raises `ValueError`, which says what was expected.
 
-    An output `prediction` is taken as that, `item_id` and `score` as items where the request has k; all others are
-    `outputs`, without the axis of rows where there is one row.
+    An output `prediction` is taken as that, and of a regression the only one; `item_id` and `score` as items where the
+    request has k; all others are `outputs`, without the axis of rows where there is one row.
     """
     outputs = {tensor.name: _output(tensor) for tensor in _decode(content).outputs}
     if not 0 < len(outputs) <= MAX_OUTPUTS:
@@ -248,7 +238,8 @@ def infer_scores(request: ScoreRequest, content: bytes) -> Scores:
     n = 1 if request.item_ids is None else len(request.item_ids)
     if request.k is not None and ITEM in outputs and SCORE in outputs:
         return {"items": _items(request, outputs[ITEM], outputs[SCORE])}
-    prediction = outputs.pop(PREDICTION, None) if request.k is None else None
+    name = next(iter(outputs)) if is_regression and len(outputs) == 1 else PREDICTION
+    prediction = outputs.pop(name, None) if request.k is None else None
     scores: Scores = {}
     if prediction is not None:
         if not prediction.is_number or len(prediction.values) != n:
@@ -304,7 +295,7 @@ def _output(tensor: OutputTensor) -> InferOutput:
         raise ValueError(f"expected sizes above 0 as shape of {tensor.name!r}")
     if math.prod(shape) != len(flat):
         raise ValueError(f"expected as many values of {tensor.name!r} as its shape says")
-    if tensor.datatype in _LARGEST or tensor.datatype in _WHOLE:
+    if tensor.datatype in LARGEST or tensor.datatype in WHOLE:
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in flat):
             raise ValueError(f"expected numbers as {tensor.name!r}")
         return InferOutput(tensor.name, shape, flat, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from bandit_serve.api.decisions import ScoreRequest
@@ -27,9 +27,9 @@ class Servable(Protocol):
 
     A kind is a module of this package, and a line in each function of `kinds.py`. `VersionOpener` opens a version (in a
     thread). The other functions need the registry's record alone, as they are asked before an arm is drawn, for all
-    active arms, so that no refusal depends on the draw: `check_of` is the kind's `Check`, `outputs_of` names the
-    outputs, `max_output_bytes` bounds them and `patience_s` the time. Checks are equal (`==`) where they ask the same:
-    an experiment makes each once.
+    active arms, so that no refusal depends on the draw: `check_of` is the kind's `Check`, `outputs_as_arm` names the
+    outputs, `list_inputs` the inputs of several columns, `max_output_bytes` bounds the outputs and `patience_s` the
+    time. Checks are equal (`==`) where they ask the same: an experiment makes each once.
 
     Four kinds of errors leave a servable. `InvalidInput` is the request's own: the caller gets it, and no arm suffers.
     `ContentRefused` is of this request and this version: the request is drawn anew among the other arms, and the arm
@@ -83,10 +83,29 @@ class Described(Protocol):
 
     @property
     def outputs(self) -> Sequence[TensorMetadata]:
-        """Tensors that it gives."""
+        """Tensors that it gives to those who ask it by its own name."""
+        ...
+
+    @property
+    def outputs_as_arm(self) -> Sequence[TensorMetadata]:
+        """Tensors that it gives as an arm: numbers in the datatypes that arms have in common, and a `prediction`."""
+        ...
+
+    @property
+    def prediction(self) -> str:
+        """Name among `outputs` of the tensor that is the `prediction` of scores."""
+        ...
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names among `inputs` that are features, though one be called as a user, an item or a unit is."""
+        ...
+
+    def lacks(self, names: Collection[str]) -> list[str]:
+        """Inputs that are needed and not among `names`, but for those that the version's check names."""
         ...
 
 
 def described(servable: object) -> Described | None:
     """Servable that knows its tensors; None for another one."""
-    return servable if isinstance(servable, Described) and servable.outputs else None
+    return servable if isinstance(servable, Described) and (servable.inputs or servable.outputs) else None

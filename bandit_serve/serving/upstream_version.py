@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
+from msgspec import structs
+
 from bandit_serve.api.decisions import ScoreRequest
-from bandit_serve.api.inference import Datatype, TensorMetadata
+from bandit_serve.api.inference import ITEM, PREDICTION, USER, Datatype, TensorMetadata
 from bandit_serve.errors import InvalidInput, ModelLost, UpstreamFailed
+from bandit_serve.serving.datatypes import in_common
 from bandit_serve.serving.json_questions import json_question, json_scores
 from bandit_serve.serving.open_inference import InferInputs, TensorAbout, Unfit, check_question, infer_scores
 from bandit_serve.serving.request_form import check_form
@@ -33,7 +37,8 @@ VERSION_BYTES = 2**16
 class Speech(Protocol):
     """Protocol that an upstream speaks. `ask` raises `ContentRefused` and `UpstreamFailed`, as its endpoint does.
 
-    `inputs` and `outputs` are the model's tensors, empty where the protocol does not tell them.
+    `inputs` and `outputs` are the model's tensors, empty where the protocol does not tell them. `prediction` is the
+    name of the output that is the prediction.
     """
 
     @property
@@ -41,6 +46,9 @@ class Speech(Protocol):
 
     @property
     def outputs(self) -> Sequence[TensorMetadata]: ...
+
+    @property
+    def prediction(self) -> str: ...
 
     async def warm(self) -> None: ...
 
@@ -54,6 +62,7 @@ class JsonSpeech:
 
     inputs: Sequence[TensorMetadata] = ()
     outputs: Sequence[TensorMetadata] = ()
+    prediction = PREDICTION
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -84,7 +93,11 @@ class OpenInferenceSpeech:
 
     @property
     def outputs(self) -> Sequence[TensorMetadata]:
-        return [_metadata(tensor) for tensor in self._inputs.outputs]
+        return [_output(_metadata(tensor)) for tensor in self._inputs.outputs]
+
+    @property
+    def prediction(self) -> str:
+        return self._inputs.outputs[0].name if self._inputs.is_regression else PREDICTION
 
     def _url(self, *below: str) -> URL:
         return self._endpoint.url("v2", "models", self._model, *below)
@@ -108,12 +121,28 @@ class OpenInferenceSpeech:
         except Unfit as error:
             raise self._endpoint.content_refused(f"as {error}") from None
         content = await self._endpoint.post(self._url("infer"), question)
-        return _read(self._endpoint, infer_scores, request, content)
+        read = partial(infer_scores, is_regression=self._inputs.is_regression)
+        return _read(self._endpoint, read, request, content)
 
 
 def _metadata(tensor: TensorAbout) -> TensorMetadata:
-    # Handed on as the upstream says it, also a datatype that our own tensors do not have.
-    return TensorMetadata(tensor.name, cast("Datatype", tensor.datatype), tensor.shape)
+    # BF16 is none of our own datatypes, and FP32 holds its numbers. Others are handed on as the upstream says them.
+    datatype = "FP32" if tensor.datatype == "BF16" else tensor.datatype
+    return TensorMetadata(tensor.name, cast("Datatype", datatype), tensor.shape)
+
+
+def _output(tensor: TensorMetadata) -> TensorMetadata:
+    """Output of n rows of a model that is asked for one row at a time: some say that one, or no rows at all."""
+    shape = tensor.shape[1:] if tensor.shape[:1] in ([-1], [1]) else tensor.shape
+    return structs.replace(tensor, shape=[-1, *shape])
+
+
+def _as_arm(tensor: TensorMetadata, prediction: str) -> TensorMetadata:
+    """Output as an arm gives it: one value of a row has no axes of its own."""
+    if tensor.name in (prediction, PREDICTION):
+        return TensorMetadata(PREDICTION, "FP64", [-1])
+    shape = [-1] if all(size == 1 for size in tensor.shape[1:]) else tensor.shape
+    return TensorMetadata(tensor.name, in_common(tensor.datatype), shape)
 
 
 def _read(endpoint: Endpoint, read: _Read, request: ScoreRequest, content: bytes) -> Scores:
@@ -162,6 +191,27 @@ class UpstreamVersion:
     def outputs(self) -> Sequence[TensorMetadata]:
         """Tensors that the upstream gives; none where it does not tell."""
         return self._speech.outputs
+
+    @property
+    def outputs_as_arm(self) -> Sequence[TensorMetadata]:
+        """Tensors that it gives as an arm; none where it does not tell."""
+        return [_as_arm(each, self.prediction) for each in self.outputs]
+
+    @property
+    def prediction(self) -> str:
+        """Name of the output that is the prediction."""
+        return self._speech.prediction
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names of inputs that are features: texts called `user_id` and `item_id` are of the request's own."""
+        return [
+            each.name for each in self.inputs if each.name not in (USER, ITEM) or each.datatype != "BYTES"
+        ]
+
+    def lacks(self, names: Collection[str]) -> list[str]:
+        """Inputs of the upstream that are not among `names`."""
+        return [each.name for each in self.inputs if each.name not in names]
 
     async def warm(self) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from graphs import graph, random_forest
+from graphs import arithmetic, graph, random_forest
 from http_calls import check_problem, check_refusal, draft, new_name, running, upload
 from services import Answer, ThrowawayService
 
@@ -69,6 +69,17 @@ def infer(service: ThrowawayService, model: str, body: Any, headers: dict[str, s
 def outputs_of(answer: Answer) -> dict[str, Any]:
     assert answer.status == 200, answer
     return {output["name"]: output for output in answer.body["outputs"]}
+
+
+def check_declared(about: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """Checks that metadata and an answer have the same tensors."""
+    assert [each["name"] for each in about["outputs"]] == list(outputs)
+    for said in about["outputs"]:
+        output = outputs[said["name"]]
+        assert output["datatype"] == said["datatype"], said
+        assert len(output["shape"]) == len(said["shape"]), said
+        sizes = zip(output["shape"][1:], said["shape"][1:], strict=True)
+        assert all(told in (-1, size) for size, told in sizes), said
 
 
 def with_binary(document: dict[str, Any], *parts: bytes) -> tuple[bytes, dict[str, str]]:
@@ -281,10 +292,283 @@ def test_graphs_have_their_own_tensors(service: ThrowawayService, zipmap: bool) 
     routed = running(service, arms=arms, context=[{"name": "hour", "kind": "numeric"}])
     hour = {"name": "hour", "shape": [5], "datatype": "INT8", "data": [1, 2, 3, 4, 5]}
     answer = infer(service, routed, {"inputs": [hour, tensor]})
-    assert outputs_of(answer) == outputs
+    routed_outputs = outputs_of(answer)
+    assert {name: each["data"] for name, each in routed_outputs.items()} == {
+        name: each["data"] for name, each in outputs.items()
+    }
+    check_declared(service.call("GET", f"/v2/models/{routed}").body, routed_outputs)
     assert len(set(answer.body["parameters"]["decision_ids"])) == 5
     short = {**tensor, "shape": [5, x.shape[1] - 1], "data": tensor["data"][: 5 * (x.shape[1] - 1)]}
     check_refusal("/v2", infer(service, routed, {"inputs": [short]}), 400)
+
+
+FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+
+
+def sum_of(width: int, name: str = "y", element: int = FLOAT, given: Any = (None, 1)) -> bytes:
+    """Graph that adds the columns of its one input, `features`."""
+    axes = onnx.numpy_helper.from_array(np.array([1], np.int64), "axes")
+    keeps = len(given) > 1
+    return graph(
+        [onnx.helper.make_node("ReduceSum", ["features", "axes"], [name], keepdims=int(keeps))],
+        {"features": (element, [None, width])},
+        {name: (element, list(given))},
+        [axes],
+    ).SerializeToString()
+
+
+def registered(service: ThrowawayService, content: bytes) -> str:
+    """Model whose version v1 is in production."""
+    model = new_name("graph")
+    assert upload(service, model, content).status == 201
+    status = f"/v1/models/{model}/versions/v1/status"
+    assert service.call("POST", status, {"status": "production"}).status == 200
+    return model
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+SIX = [0.5, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "given", "datatype"),
+    [
+        ("y", FLOAT, (None, 1), "FP32"),
+        ("y", DOUBLE, (None, 1), "FP64"),
+        ("y", FLOAT, (None,), "FP32"),
+        ("prediction", FLOAT, (None, 1), "FP32"),
+        ("y", onnx.TensorProto.INT64, (None, 1), "INT64"),
+    ],
+)
+def test_a_graph_with_one_output_has_its_own_name(
+    service: ThrowawayService, name: str, element: int, given: Any, datatype: str
+) -> None:
+    model = registered(service, sum_of(3, name, element, given))
+    whole = datatype == "INT64"
+    values = [round(value) for value in SIX] if whole else SIX
+    asked = {"inputs": [tensor("features", datatype, [2, 3], values)]}
+    sums = [sum(values[:3]), sum(values[3:])]
+    shape = [2, *given[1:]]
+    for path in (model, f"{model}/versions/v1"):
+        about = service.call("GET", f"/v2/models/{path}").body
+        assert about["inputs"] == [{"name": "features", "datatype": datatype, "shape": [-1, 3]}]
+        assert about["outputs"] == [{"name": name, "datatype": datatype, "shape": [-1, *given[1:]]}]
+        own = tensor(name, datatype, shape, sums)
+        assert outputs_of(infer(service, path, asked)) == {name: own}
+        assert outputs_of(infer(service, path, {**asked, "outputs": [{"name": name}]})) == {name: own}
+        refused = infer(service, path, {**asked, "outputs": [{"name": "other"}]})
+        check_refusal("/v2", refused, 400)
+        assert f"expected one of {name}, not" in refused.body["error"]
+        if name == "prediction":
+            continue
+        alias = infer(service, path, {**asked, "outputs": [{"name": "prediction"}, {"name": name}]})
+        if whole:
+            check_refusal("/v2", alias, 400)
+        else:
+            assert outputs_of(alias) == {"prediction": tensor("prediction", "FP64", [2], sums), name: own}
+
+
+def test_own_outputs_come_in_binary_as_they_are_declared(service: ThrowawayService) -> None:
+    model = registered(service, sum_of(3))
+    asked = {
+        "inputs": [tensor("features", "FP32", [2, 3], SIX)],
+        "parameters": {"binary_data_output": True},
+    }
+    answer = infer(service, model, asked)
+    length = int(answer.headers[LENGTH])
+    (output,) = json.loads(answer.body[:length])["outputs"]
+    assert output == {
+        "name": "y", "datatype": "FP32", "shape": [2, 1], "parameters": {"binary_data_size": 8},
+    }  # fmt: skip
+    assert struct.unpack("<2f", answer.body[length:]) == (3.5, 12.0)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        "UINT8",
+        "INT8",
+        "UINT16",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT32",
+        "UINT64",
+        "FLOAT",
+        "DOUBLE",
+        "BOOL",
+        "STRING",
+    ],
+)
+def test_every_datatype_of_a_graph_is_answered_as_it_is_declared(
+    service: ThrowawayService, element: str
+) -> None:
+    kind = onnx.TensorProto.DataType.Value(element)
+    content = graph(
+        [
+            onnx.helper.make_node("Cast", ["a"], ["narrow"], to=kind),
+            onnx.helper.make_node("Identity", ["a"], ["wide"]),
+        ],
+        {"a": (DOUBLE, [None, 1])},
+        {"narrow": (kind, [None, 1]), "wide": (DOUBLE, [None, 1])},
+    ).SerializeToString()
+    model = registered(service, content)
+    name = running(service, arms=[{"name": "control", "model": model, "version": "v1"}])
+    highest = {"UINT64": 2.0**63 + 2.0**20, "BOOL": 1.0}.get(element, 100.0)
+    for n in (1, 3):
+        asked = {"inputs": [tensor("a", "FP64", [n, 1], [highest] * n)]}
+        for asked_name in (model, name):
+            about = service.call("GET", f"/v2/models/{asked_name}").body
+            outputs = outputs_of(infer(service, asked_name, asked))
+            if asked_name == model or element != "UINT64":
+                check_declared(about, outputs)
+            binary = infer(service, asked_name, {**asked, "parameters": {"binary_data_output": True}})
+            assert binary.status == 200, binary
+            if element not in ("STRING", "BOOL"):
+                assert outputs["narrow"]["data"] == [highest] * n
+    declared = {"FLOAT": "FP32", "DOUBLE": "FP64", "STRING": "BYTES"}.get(element, element)
+    about = service.call("GET", f"/v2/models/{model}").body
+    assert [each["datatype"] for each in about["outputs"]] == [declared, "FP64"]
+
+
+def test_an_input_that_a_graph_lacks_is_named(service: ThrowawayService) -> None:
+    model = registered(service, sum_of(3))
+    wrong = tensor("wrong", "FP32", [2, 3], SIX)
+    for inputs in ([wrong], [wrong, texts("user_id", ["u", "v"])], [texts("unit", ["u", "v"])], []):
+        for path in (model, f"{model}/versions/v1"):
+            refused = infer(service, path, {"inputs": inputs})
+            check_refusal("/v2", refused, 400)
+            assert "'features'" in refused.body["error"]
+            assert ("'wrong'" in refused.body["error"]) == (wrong in inputs)
+    column = {"inputs": [tensor("x0", "FP32", [2, 3], SIX)]}
+    check_refusal("/v2", infer(service, model, column), 400)
+    columns = [tensor(f"x{i}", "FP32", [2], SIX[i::3]) for i in range(3)]
+    assert outputs_of(infer(service, model, {"inputs": columns}))["y"]["data"] == [3.5, 12.0]
+    refused = infer(service, model, {"inputs": columns[:2]})
+    check_refusal("/v2", refused, 400)
+    assert "x2" in refused.body["error"]
+    beside = [
+        tensor("features", "FP32", [2, 3], SIX),
+        *(texts(name, ["u", "v"]) for name in ("user_id", "item_id")),
+    ]
+    assert outputs_of(infer(service, model, {"inputs": beside}))["y"]["data"] == [3.5, 12.0]
+
+
+def test_an_input_that_a_graph_of_several_lacks_is_named(service: ThrowawayService) -> None:
+    model = registered(service, arithmetic("Sum", 3))
+    one = [tensor("a", "FP32", [1], [1.0]), tensor("z", "FP32", [1], [1.0])]
+    refused = infer(service, model, {"inputs": one})
+    check_refusal("/v2", refused, 400)
+    for name in ("'b'", "'c'", "'z'"):
+        assert name in refused.body["error"]
+    assert "'a'" not in refused.body["error"]
+
+
+def test_inputs_of_a_graph_are_features_whatever_they_are_called(service: ThrowawayService) -> None:
+    whole = onnx.TensorProto.INT64
+    names = ["user_id", "item_id", "unit"]
+    added = graph(
+        [
+            onnx.helper.make_node("Add", names[:2], ["some"]),
+            onnx.helper.make_node("Add", ["some", "unit"], ["y"]),
+        ],
+        {name: (whole, [None, 1]) for name in names},
+        {"y": (whole, [None, 1])},
+    )
+    model = registered(service, added.SerializeToString())
+    about = service.call("GET", f"/v2/models/{model}").body
+    assert [each["name"] for each in about["inputs"]] == names
+    given = [tensor(name, "INT64", [2, 1], [3, 4]) for name in names]
+    assert outputs_of(infer(service, model, {"inputs": given}))["y"]["data"] == [9, 12]
+    refused = infer(service, model, {"inputs": given[:2]})
+    check_refusal("/v2", refused, 400)
+    assert "'unit'" in refused.body["error"]
+
+
+@pytest.mark.parametrize("name", ["words", "user_id"])
+def test_a_graph_takes_texts_in_several_columns(service: ThrowawayService, name: str) -> None:
+    element = onnx.TensorProto.STRING
+    same = graph(
+        [onnx.helper.make_node("Identity", [name], ["same"])],
+        {name: (element, [None, 2])},
+        {"same": (element, [None, 2])},
+    )
+    model = registered(service, same.SerializeToString())
+    (about,) = service.call("GET", f"/v2/models/{model}").body["inputs"]
+    assert about == {"name": name, "datatype": "BYTES", "shape": [-1, 2]}
+    words = ["a", "b", "c", "d"]
+    answer = infer(service, model, {"inputs": [texts(name, words, [2, 2])]})
+    assert outputs_of(answer)["same"] == {**texts("same", words, [2, 2])}
+
+
+def test_an_input_that_the_arms_of_an_experiment_lack_is_named(
+    service: ThrowawayService, ranker: str
+) -> None:
+    one = registered(service, sum_of(3))
+    arms = [{"name": each, "model": each, "version": "v1"} for each in (ranker, one)]
+    name = running(service, arms=arms, control=one, context=[{"name": "hour", "kind": "numeric"}])
+    asked = [*pairs(["u1", "u2"], ["i1", "i1"])["inputs"], tensor("hour", "INT8", [2], [3, 4])]
+    refused = infer(service, name, {"inputs": [*asked, tensor("wrong", "FP32", [2, 3], SIX)]})
+    check_refusal("/v2", refused, 400)
+    assert "'features'" in refused.body["error"]
+    assert "'wrong'" in refused.body["error"]
+    answer = infer(service, name, {"inputs": [*asked, tensor("features", "FP32", [2, 3], SIX)]})
+    assert answer.status == 200, answer
+    numbered = sorted(map(number_in, answer.body["parameters"]["decision_ids"]))
+    assert numbered == [0, 1], "nothing was drawn before"
+
+
+def test_arms_of_graphs_with_other_names_have_a_prediction_in_common(
+    service: ThrowawayService, ranker: str
+) -> None:
+    one, other = registered(service, sum_of(3, "y")), registered(service, sum_of(3, "z", DOUBLE, (None,)))
+    arms = [{"name": each, "model": each, "version": "v1"} for each in (one, other, ranker)]
+    name = running(service, arms=arms, control=one)
+    asked = {
+        "inputs": [
+            tensor("features", "FP64", [40, 3], [0.5] * 120),
+            *pairs(["u1"] * 40, ["i1"] * 40)["inputs"],
+        ]
+    }
+    about = service.call("GET", f"/v2/models/{name}").body
+    assert about["outputs"] == [{"name": "prediction", "datatype": "FP64", "shape": [-1]}]
+    answer = infer(service, name, {**asked, "outputs": [{"name": "prediction"}]})
+    check_declared(about, outputs_of(answer))
+    assert set(answer.body["parameters"]["arms"]) == {one, other, ranker}
+    check_refusal("/v2", infer(service, name, {**asked, "outputs": [{"name": "y"}]}), 400)
+
+
+def test_arms_whose_outputs_differ_in_datatype_and_width_are_declared_as_they_answer(
+    service: ThrowawayService,
+) -> None:
+    def two(kind: int, width: int) -> str:
+        ones = onnx.numpy_helper.from_array(np.ones((1, width), np.float64), "ones")
+        return registered(service, graph(
+            [
+                onnx.helper.make_node("Cast", ["a"], ["p"], to=kind),
+                onnx.helper.make_node("MatMul", ["a", "ones"], ["q"]),
+            ],
+            {"a": (DOUBLE, [None, 1])},
+            {"p": (kind, [None, 1]), "q": (DOUBLE, [None, width])},
+            [ones],
+        ).SerializeToString())  # fmt: skip
+
+    models = two(onnx.TensorProto.INT32, 2), two(FLOAT, 3)
+    arms = [{"name": each, "model": each, "version": "v1"} for each in models]
+    name = running(service, arms=arms, control=models[0])
+    about = service.call("GET", f"/v2/models/{name}").body
+    assert about["outputs"] == [
+        {"name": "p", "datatype": "FP64", "shape": [-1]}, {"name": "q", "datatype": "FP64", "shape": [-1, -1]},
+    ]  # fmt: skip
+    seen = set()
+    for _ in range(16):
+        answer = infer(service, name, {"inputs": [tensor("a", "FP64", [1], [2.0])]})
+        check_declared(about, outputs_of(answer))
+        seen.add(answer.body["parameters"]["arm"])
+    assert seen == set(models)
 
 
 def test_arms_with_other_outputs_are_asked_row_by_row(service: ThrowawayService, ranker: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -717,3 +718,181 @@ def test_open_inference_hands_a_remote_version_its_own_tensors(tmp_path: Path, p
             assert outputs["probabilities"]["shape"] == [3, 2]
             drawn = answer.body.get("parameters", {}).get("decision_ids", [])
             assert len(set(drawn)) == (3 if name == experiment else 0)
+
+
+X = {"name": "x", "datatype": "FP64", "shape": [-1]}
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+# Of one tensor: what the metadata declare, what an answer to one row has, and what two rows are answered here, asked by
+# the version's own name and as an arm.
+TENSORS = [
+    (("FP32", [-1, 1]), ("FP32", [1, 1], [0.5]), ("FP32", [2, 1], 0.5), ("FP64", [2], 0.5)),
+    (("FP32", [-1]), ("FP32", [1], [1]), ("FP32", [2], 1), ("FP64", [2], 1)),
+    (("FP16", [-1]), ("FP16", [1, 1], [0.5]), ("FP16", [2], 0.5), ("FP64", [2], 0.5)),
+    (("BF16", [-1]), ("BF16", [1], [0.5]), ("FP32", [2], 0.5), ("FP64", [2], 0.5)),
+    (("INT32", [1, 1]), ("INT32", [1, 1], [7]), ("INT32", [2, 1], 7), ("INT64", [2], 7)),
+    (("INT64", [-1]), ("INT64", [1], [7.0]), ("INT64", [2], 7), ("INT64", [2], 7)),
+    (("UINT8", [1]), ("UINT8", [1], [7]), ("UINT8", [2], 7), ("INT64", [2], 7)),
+    (("BOOL", [-1, 1]), ("BOOL", [1, 1], [True]), ("BOOL", [2, 1], True), ("BOOL", [2], True)),
+    (("BYTES", [-1, 1]), ("BYTES", [1, 1], ["a"]), ("BYTES", [2, 1], "a"), ("BYTES", [2], "a")),
+    # What does not fit is answered in the datatype that does.
+    (("FP32", [-1]), ("FP64", [1], [1e39]), ("FP64", [2], 1e39), ("FP64", [2], 1e39)),
+    (("INT8", [-1]), ("INT32", [1], [300]), ("INT64", [2], 300), ("INT64", [2], 300)),
+    (("INT64", [-1]), ("FP64", [1], [0.5]), ("FP64", [2], 0.5), ("FP64", [2], 0.5)),
+    (("FP32", [-1]), ("BYTES", [1], ["a"]), ("BYTES", [2], "a"), ("BYTES", [2], "a")),
+    (("BOOL", [-1]), ("INT64", [1], [1]), ("INT64", [2], 1), ("INT64", [2], 1)),
+]
+PREDICTIONS = [
+    (("FP32", [-1, 1]), ("FP32", [1, 1], [0.5]), ("FP32", [2, 1], 0.5), ("FP64", [2], 0.5)),
+    (("INT64", [-1]), ("INT64", [1], [7]), ("INT64", [2], 7), ("FP64", [2], 7.0)),
+    (("INT8", [-1]), ("INT32", [1], [300]), ("FP64", [2], 300.0), ("FP64", [2], 300.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("output", "declared", "given", "answered", "as_arm"),
+    [*(("y", *case) for case in TENSORS), *(("prediction", *case) for case in PREDICTIONS)],
+)
+def test_a_remote_version_answers_in_the_datatypes_that_it_declares(
+    declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
+    output: str,
+    declared: Any,
+    given: Any,
+    answered: Any,
+    as_arm: Any,
+) -> None:
+    upstream, service = declared_upstream
+    upstream.outputs = [{"name": output, "datatype": declared[0], "shape": declared[1]}]
+    upstream.tensors = [tensor(output, *given)]
+    model = new_name("m")
+    assert register(service, model, upstream, url=upstream.base, protocol="open-inference").status == 201
+    service.call("POST", f"/v1/models/{model}/versions/v1/status", {"status": "production"})
+    name = running(service, arms=[{"name": "a", "model": model, "version": "v1"}])
+    fits = declared[0] == answered[0] or declared[0] == "BF16"
+    for each, (datatype, shape, value) in ((model, answered), (name, as_arm)):
+        asked = {"inputs": [{**X, "shape": [2], "data": [1.0, 2.0]}]}
+        answer = service.call("POST", f"/v2/models/{each}/infer", asked)
+        assert answer.status == 200, answer
+        assert answer.body["outputs"] == [tensor(output, datatype, shape, [value] * 2)]
+        assert type(answer.body["outputs"][0]["data"][0]) is type(value) or datatype.startswith("FP")
+        about = service.call("GET", f"/v2/models/{each}").body["outputs"]
+        if fits:
+            assert about == [{"name": output, "datatype": datatype, "shape": [-1, *shape[1:]]}]
+        binary = service.call(
+            "POST", f"/v2/models/{each}/infer", {**asked, "parameters": {"binary_data_output": True}}
+        )
+        assert binary.status == 200
+        length = int(binary.headers["Inference-Header-Content-Length"])
+        (head,) = json.loads(binary.body[:length])["outputs"]
+        assert (head["datatype"], head["shape"]) == (datatype, shape)
+
+
+@pytest.fixture(scope="module")
+def declared_upstream(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[ThrowawayUpstream, ThrowawayService]]:
+    with (
+        ThrowawayUpstream(inputs=[X]) as upstream,
+        serving(tmp_path_factory.mktemp("data"), upstream) as service,
+    ):
+        upstream.mode = "given"
+        yield upstream, service
+
+
+def test_an_input_that_a_remote_version_lacks_is_named(
+    declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
+) -> None:
+    upstream, service = declared_upstream
+    upstream.inputs = [{**X, "shape": [-1, 3]}]
+    upstream.outputs, upstream.tensors = [{**X, "name": "y"}], [tensor("y", "FP64", [1], [0.5])]
+    model = new_name("m")
+    assert register(service, model, upstream, url=upstream.base, protocol="open-inference").status == 201
+    before = upstream.n_asked
+    z = tensor("z", "FP64", [2, 3], [0.5] * 6)
+    user = tensor("user_id", "BYTES", [2], ["u", "v"])
+    for inputs in ([z], [z, user], [tensor("z", "FP64", [2], [0.5] * 2)], [user]):
+        refused = service.call("POST", f"/v2/models/{model}/versions/v1/infer", {"inputs": inputs})
+        assert refused.status == 400
+        assert "'x'" in refused.body["error"]
+        assert ("'z'" in refused.body["error"]) == (inputs != [user])
+    assert upstream.n_asked == before
+    given = {"inputs": [{**z, "name": "x"}, user]}
+    answer = service.call("POST", f"/v2/models/{model}/versions/v1/infer", given)
+    assert answer.body["outputs"] == [tensor("y", "FP64", [2], [0.5] * 2)]
+    upstream.inputs = [X]
+
+
+def test_inputs_of_several_columns_stand_beside_others(
+    declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
+) -> None:
+    upstream, service = declared_upstream
+    given = [
+        tensor("x", "FP32", [1, 3], [0.5, 1.0, 1.5]),
+        tensor("age", "INT32", [1, 1], [7]),
+        tensor("tags", "BYTES", [1, 2], ["a", "b"]),
+    ]
+    upstream.inputs = [
+        {"name": each["name"], "datatype": each["datatype"], "shape": [-1, *each["shape"][1:]]}
+        for each in given
+    ]
+    upstream.outputs, upstream.tensors = [{**X, "name": "y"}], [tensor("y", "FP64", [1], [0.5])]
+    model = new_name("m")
+    assert register(service, model, upstream, url=upstream.base, protocol="open-inference").status == 201
+    path = f"/v2/models/{model}/versions/v1/infer"
+    answer = service.call("POST", path, {"inputs": given})
+    assert answer.status == 200, answer
+    assert upstream.asked[-1].body["inputs"] == given
+    for i, each in enumerate(given):
+        renamed = [*given[:i], {**each, "name": "z"}, *given[i + 1 :]]
+        refused = service.call("POST", path, {"inputs": renamed})
+        assert refused.status == 400
+        assert repr(each["name"]) in refused.body["error"]
+        assert "'z'" in refused.body["error"]
+    upstream.inputs = [X]
+
+
+def test_users_of_a_remote_version_may_be_numbers(
+    declared_upstream: tuple[ThrowawayUpstream, ThrowawayService],
+) -> None:
+    upstream, service = declared_upstream
+    upstream.inputs = [
+        {"name": "user_id", "datatype": "INT64", "shape": [-1, 1]},
+        {"name": "item_id", "datatype": "BYTES", "shape": [-1]},
+        {"name": "unit", "datatype": "BYTES", "shape": [-1]},
+    ]
+    upstream.outputs, upstream.tensors = [{**X, "name": "y"}], [tensor("y", "FP64", [1], [0.5])]
+    model = new_name("m")
+    assert register(service, model, upstream, url=upstream.base, protocol="open-inference").status == 201
+    item, unit = (tensor(name, "BYTES", [1], ["i"]) for name in ("item_id", "unit"))
+    given = {"inputs": [tensor("user_id", "INT64", [1, 1], [7]), item, unit]}
+    answer = service.call("POST", f"/v2/models/{model}/versions/v1/infer", given)
+    assert answer.status == 200, answer
+    sent = {each["name"]: each for each in upstream.asked[-1].body["inputs"]}
+    assert sent == {each["name"]: each for each in given["inputs"]}
+    upstream.inputs = [X]
+
+
+def test_a_graph_behind_another_service_is_the_prediction_that_it_is_here(tmp_path: Path) -> None:
+    """So it is where a deployment answers for a version: its arm stays what it was."""
+    with ThrowawayService(tmp_path / "far") as far:
+        assert upload(far, "sums", arithmetic()).status == 201
+        far.call("POST", "/v1/models/sums/versions/v1/status", {"status": "production"})
+        with ThrowawayService(tmp_path / "near", "--upstreams", far.url) as service:
+            remote = {"url": far.url, "protocol": "open-inference", "model": "sums", "timeout": "5s"}
+            body = {"version": "v1", "remote": remote}
+            assert service.call("POST", "/v1/models/m/versions", body).status == 201
+            asked = {"features": {"a": 1.5, "b": 2.0}}
+            answer = service.call("POST", "/v1/models/m/versions/v1/predict", asked).body
+            assert (answer["prediction"], "outputs" in answer) == (3.5, False)
+            about = service.call("GET", "/v2/models/m/versions/v1").body
+            assert about["outputs"] == [{"name": "score", "datatype": "FP32", "shape": [-1, 1]}]
+            inputs = {"inputs": [tensor(name, "FP32", [1, 1], [1.5]) for name in "ab"]}
+            (output,) = service.call("POST", "/v2/models/m/versions/v1/infer", inputs).body["outputs"]
+            assert output == tensor("score", "FP32", [1, 1], [3.0])
+            name = running(service, arms=[{"name": "a", "model": "m", "version": "v1"}])
+            (output,) = service.call("POST", f"/v2/models/{name}/infer", inputs).body["outputs"]
+            assert output == tensor("prediction", "FP64", [1], [3.0])

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from http_calls import running, upload
+from graphs import arithmetic
+from http_calls import new_name, running, upload
 from services import ThrowawayService
 from tritonclient import http
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from bandit_serve.models import MatrixFactorization
 
@@ -93,6 +94,40 @@ def test_it_infers(
     ]
     assert result.as_numpy("prediction").tolist() == expected
     assert len(parameters["decision_ids"]) == 2
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_it_reads_the_tensors_that_the_metadata_of_a_graph_declare(
+    service: ThrowawayService, client: Any, binary: bool
+) -> None:
+    model = new_name("graph")
+    assert upload(service, model, arithmetic()).status == 201
+    about = client.get_model_metadata(model, "v1")
+    inputs = []
+    for each in about["inputs"]:
+        array = np.array([[1.5], [2.25]], triton_to_np_dtype(each["datatype"]))
+        assert len(each["shape"]) == array.ndim
+        given = http.InferInput(each["name"], list(array.shape), each["datatype"])
+        given.set_data_from_numpy(array, binary_data=binary)
+        inputs.append(given)
+    (said,) = about["outputs"]
+    assert said == {"name": "score", "datatype": "FP32", "shape": [-1, 1]}
+    for outputs in (None, [http.InferRequestedOutput("score", binary_data=binary)]):
+        result = client.infer(model, inputs, "v1", outputs=outputs)
+        score = result.as_numpy("score")
+        assert (score.dtype, score.tolist()) == (np.float32, [[3.0], [4.5]])
+        assert result.get_output("score")["datatype"] == "FP32"
+        assert result.as_numpy("prediction") is None
+    alias = client.infer(
+        model, inputs, "v1", outputs=[http.InferRequestedOutput("prediction", binary_data=binary)]
+    ).as_numpy("prediction")
+    assert (alias.dtype, alias.tolist()) == (np.float64, [3.0, 4.5])
+    inputs[1]._name = "wrong"
+    with pytest.raises(InferenceServerException) as raised:
+        client.infer(model, inputs, "v1")
+    assert raised.value.status() == "400"
+    assert "'b'" in raised.value.message()
+    assert "'wrong'" in raised.value.message()
 
 
 def test_it_ranks(client: Any) -> None:

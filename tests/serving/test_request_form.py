@@ -17,7 +17,7 @@ from bandit_serve.models.family import FAMILIES
 from bandit_serve.models.model import Model
 from bandit_serve.registry.registry import Version
 from bandit_serve.serving.family_version import FamilyVersion
-from bandit_serve.serving.kinds import check_of, max_output_bytes, outputs_of
+from bandit_serve.serving.kinds import check_of, max_output_bytes, outputs_as_arm
 from bandit_serve.serving.top_k_cache import TopKCache
 
 USERS, ITEMS, RATINGS = ["u1", "u1", "u2"], ["i1", "i2", "i1"], [1.0, 5.0, 3.0]
@@ -103,7 +103,7 @@ def test_features_are_checked_for_families_that_take_them(family: str, features:
 
 def test_a_family_tells_its_outputs_without_its_file() -> None:
     for family in FAMILIES:
-        outputs = outputs_of(version_of(family))
+        outputs = outputs_as_arm(version_of(family))
         assert outputs is not None
         assert [each.name for each in outputs] == ["prediction"]
         assert max_output_bytes(version_of(family)) == 0

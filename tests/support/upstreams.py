@@ -31,13 +31,21 @@ class Question(NamedTuple):
 class ThrowawayUpstream:
     """Model server in a `with` block. It speaks both protocols: `json` on `/predict`, Open Inference below `/v2`.
 
-    `mode` is a name of one of the methods `_mode_…`, which answer every question; `inputs` are what its metadata say of
-    the model's. `asked` has the questions so far, `answered` counts those that got their answer.
+    `mode` is a name of one of the methods `_mode_…`, which answer every question; `inputs` and `outputs` are what its
+    metadata say of the model's. In the mode `given` it answers `tensors`. `asked` has the questions so far, `answered`
+    counts those that got their answer.
     """
 
-    def __init__(self, value: float = 0.5, inputs: list[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        value: float = 0.5,
+        inputs: list[dict[str, Any]] | None = None,
+        outputs: list[dict[str, Any]] | None = None,
+    ) -> None:
         self.value = value
         self.inputs = inputs
+        self.outputs = OUTPUTS if outputs is None else outputs
+        self.tensors: list[dict[str, Any]] = []
         self.reset()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -118,13 +126,17 @@ class ThrowawayUpstream:
             return await self._mode_deepest(request)
         about = {"name": "m", "versions": ["1"], "platform": "test"}
         if self.inputs is not None:
-            about |= {"inputs": self.inputs, "outputs": OUTPUTS}
+            about |= {"inputs": self.inputs, "outputs": self.outputs}
         return web.json_response(about)
 
     async def _mode_good(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
         self.answered += 1
         return web.json_response(self._infer(body) if "inputs" in body else self._predict(body))
+
+    async def _mode_given(self, request: web.Request) -> web.Response:
+        self.answered += 1
+        return web.json_response({"outputs": self.tensors})
 
     def _predict(self, body: dict[str, Any]) -> dict[str, Any]:
         if "item_ids" in body:

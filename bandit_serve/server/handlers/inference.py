@@ -23,6 +23,7 @@ from bandit_serve.api.decisions import (
 )
 from bandit_serve.api.inference import (
     ITEM,
+    PLATFORM,
     SCORE,
     UNIT,
     IndexEntry,
@@ -43,11 +44,13 @@ from bandit_serve.decisions.decider import Decider
 from bandit_serve.errors import Conflict, NotFound, TooLarge, Unavailable
 from bandit_serve.registry.registry import SERVABLE, Version
 from bandit_serve.server.answer_sizes import AnswerSizes
+from bandit_serve.server.declared_tensors import as_declared, common_names, common_outputs, own_outputs
 from bandit_serve.server.news import read_news
 from bandit_serve.server.rows import (
     InferenceRows,
     decision_parameters,
     decisions,
+    n_rows,
     nothing_in_common,
     predictions,
 )
@@ -71,14 +74,14 @@ from bandit_serve.server.wire import (
     encode_json,
     read_bytes,
 )
-from bandit_serve.serving.kinds import outputs_of, rows_at_once
+from bandit_serve.serving.kinds import list_inputs, outputs_as_arm, rows_at_once
 from bandit_serve.serving.loaded import require_servable
-from bandit_serve.serving.servable import described
+from bandit_serve.serving.servable import Described, described
 from bandit_serve.store.keys import COMMON
 
-PLATFORM = "bandit_serve"
 EXTENSIONS = ["binary_tensor_data"]
 OF_A_DECISION = (TensorMetadata("arm", "BYTES", [-1]), TensorMetadata("payload", "BYTES", [-1]))
+BEST_ITEMS = (TensorMetadata(ITEM, "BYTES", [-1, -1]), TensorMetadata(SCORE, "FP64", [-1, -1]))
 
 Subject = Version | Decider | ControlDecider
 
@@ -108,7 +111,8 @@ class InferenceHandlers:
         subject = await self._subject(request)
         if isinstance(subject, Version):
             versions = self._service.node.replica.registry.model(name).versions
-            inputs, outputs = await self._tensors_of(subject)
+            about = await self._described(subject)
+            inputs, outputs = ((), ()) if about is None else (about.inputs, about.outputs)
             names = [each.version for each in versions.values() if each.status in SERVABLE]
             return answer(request, ModelMetadata(name, names, PLATFORM, list(inputs), list(outputs)))
         inputs, outputs = await self._tensors_of_experiment(subject)
@@ -182,19 +186,26 @@ class InferenceHandlers:
         tensors = await read_tensors(asked, binary)
         name = request.match_info["model"]
         if isinstance(subject, Version):
-            rows = InferenceRows(asked, tensors, frozenset())
-            self._service.admit_batch(rows.n)
+            self._service.admit_batch(n_rows(tensors))
+            about = await self._described(subject)
+            rows = InferenceRows(asked, tensors, about=about)
             scored = await self._score(name, request.match_info.get("version"), rows, rows_at_once(subject))
             outputs = await predictions(scored)
             if not outputs:
                 raise nothing_in_common()
+            if scored[0].model_version != subject.version:  # another one is in production meanwhile
+                about = described(self._service.node.models.get(name, scored[0].model_version))
+            if about is not None:
+                outputs = await own_outputs(outputs, about, {each.name for each in asked.outputs or ()})
             check_names(asked, [output.name for output in outputs])
             response = InferenceResponse(name, [], scored[0].model_version, asked.id)
             return await respond(response, wanted_outputs(asked, outputs))
         rows = InferenceRows(asked, tensors, subject.attributes)
         self._service.admit_batch(rows.n)
-        names = self._common_outputs(subject, rows)
+        known = self._known_outputs(subject, rows)
+        names = common_names(known) if known else None
         check_names(asked, names)
+        rows.check_list(self._lists_of(subject))
         if names == [] and rows.n > 1:
             raise nothing_in_common()
         if _only_decides(subject):
@@ -208,7 +219,7 @@ class InferenceHandlers:
             outputs = decisions(drawn)
         else:
             decided = predicted = await self._predict(name, rows)
-            outputs = await predictions(predicted)
+            outputs = await as_declared(await predictions(predicted), common_outputs(known))
         response = InferenceResponse(name, [], UNSET, asked.id, decision_parameters(decided))
         return await respond(response, wanted_outputs(asked, outputs))
 
@@ -262,13 +273,10 @@ class InferenceHandlers:
             raise NotFound(f"There is no model {name!r}: the experiment of this name gives lists.")
         return decider
 
-    async def _tensors_of(
-        self, version: Version
-    ) -> tuple[Sequence[TensorMetadata], Sequence[TensorMetadata]]:
+    async def _described(self, version: Version) -> Described | None:
         models = self._service.node.models
         require_servable(version)
-        about = described(models.get(version.model, version.version) or await models.load(version))
-        return ((), ()) if about is None else (about.inputs, about.outputs)
+        return described(models.get(version.model, version.version) or await models.load(version))
 
     async def _tensors_of_experiment(
         self, decider: Decider | ControlDecider
@@ -281,28 +289,47 @@ class InferenceHandlers:
         outputs: list[Sequence[TensorMetadata]] = []
         for reference in _references(decider):
             with contextlib.suppress(Unavailable, NotFound, Conflict):
-                takes, gives = await self._tensors_of(registry.version(reference.id, reference.version))
-                inputs |= {tensor.name: tensor for tensor in takes}
-                outputs.append(gives)
-        return list(inputs.values()), _common(outputs)
+                about = await self._described(registry.version(reference.id, reference.version))
+                inputs |= {} if about is None else {tensor.name: tensor for tensor in about.inputs}
+                outputs.append(() if about is None else about.outputs_as_arm)
+        return list(inputs.values()), common_outputs(outputs)
 
-    def _common_outputs(self, decider: Decider | ControlDecider, rows: InferenceRows) -> list[str] | None:
-        """Names of outputs that all arms give whose outputs are known before they are asked; None without such arms."""
+    def _known_outputs(
+        self, decider: Decider | ControlDecider, rows: InferenceRows
+    ) -> list[Sequence[TensorMetadata]]:
+        """Outputs of each arm whose outputs are known before it is asked."""
         if _only_decides(decider):
-            return [tensor.name for tensor in OF_A_DECISION]
+            return [OF_A_DECISION]
         if rows.k is not None:
-            return [ITEM, SCORE]
+            return [BEST_ITEMS]
         registry, models = self._service.node.replica.registry, self._service.node.models
         known: list[Sequence[TensorMetadata]] = []
         for reference in _references(decider):
             with contextlib.suppress(NotFound):
-                outputs = outputs_of(registry.version(reference.id, reference.version))
+                outputs = outputs_as_arm(registry.version(reference.id, reference.version))
                 if outputs is None:
                     version = described(models.get(reference.id, reference.version))
-                    outputs = None if version is None else version.outputs
-                if outputs is not None:
+                    outputs = None if version is None else version.outputs_as_arm
+                if outputs:
                     known.append(outputs)
-        return [tensor.name for tensor in _common(known)] if known else None
+        return known
+
+    def _lists_of(self, decider: Decider | ControlDecider) -> set[str]:
+        """Names of inputs by which the arms take a list of numbers; none where some arm takes one by any name."""
+        if _only_decides(decider):
+            return set()
+        registry, models = self._service.node.replica.registry, self._service.node.models
+        names: set[str] = set()
+        for reference in _references(decider):
+            with contextlib.suppress(NotFound):
+                lists = list_inputs(registry.version(reference.id, reference.version))
+                if lists is None:
+                    version = described(models.get(reference.id, reference.version))
+                    if version is None or not version.features:
+                        return set()
+                    lists = version.features
+                names.update(lists)
+        return names
 
 
 def _only_decides(decider: Decider | ControlDecider) -> bool:
@@ -312,12 +339,6 @@ def _only_decides(decider: Decider | ControlDecider) -> bool:
 
 def _references(decider: Decider | ControlDecider) -> list[ModelName]:
     return [model for arm in decider.active if (model := decider.models[arm]) is not None]
-
-
-def _common(outputs: Sequence[Sequence[TensorMetadata]]) -> list[TensorMetadata]:
-    """Outputs of the first whose names are among those of all the others."""
-    names = [{tensor.name for tensor in each} for each in outputs]
-    return [tensor for tensor in next(iter(outputs), ()) if all(tensor.name in each for each in names)]
 
 
 async def _all(coming: Iterable[Any], at_once: int) -> list[Any]:
