@@ -34,7 +34,7 @@ from bandit_serve.server.site import Handler, Site
 from bandit_serve.server.tenants import Tenants
 from bandit_serve.server.tracing import Tracing
 from bandit_serve.server.visitor import failure_response, wants_page
-from bandit_serve.server.wire import CALLER, MAX_BODY, TAGS, TENANT, tags_of
+from bandit_serve.server.wire import CALLER, MAX_BODY, TAGS, TENANT, in_wanted_form, tags_of
 
 # After these the rest of the body may still come, or never: no other request can follow it.
 BODY_ABANDONED = frozenset({408, 413})
@@ -155,18 +155,22 @@ def _shared(
 
 
 async def _answered(route: Route | None, handler: Handler, request: web.Request) -> web.StreamResponse:
-    """A route that takes nothing from its caller cannot have been given anything invalid: then the fault is ours.
+    """Answer of a route, in the form that the request wants.
 
-    What we have to say may still be too much for one answer.
+    A route that takes nothing from its caller cannot have been given anything invalid: then the fault is ours. What we
+    have to say may still be too much for one answer.
     """
-    if route is None or route.takes is not None or route.query:
-        return await handler(request)
     try:
-        return await handler(request)
+        response = await handler(request)
     except TooLarge:
         raise
     except InvalidInput as error:
+        if route is None or route.takes is not None or route.query:
+            raise
         raise StateFault("What we know can not be read; the service's log says why.") from error
+    if route is not None and route.negotiates:
+        await in_wanted_form(request, response)
+    return response
 
 
 async def _refuse(request: web.Request, gate: RequestGate, error: LimitReached) -> None:

@@ -13,7 +13,7 @@ from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import BatchAnswer, HtmlPage, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
-from bandit_serve.server.wire import JSON
+from bandit_serve.server.wire import EITHER, JSON
 
 CREATED = 201
 NO_CONTENT = 204
@@ -56,8 +56,9 @@ TAGS = {
     "operations": "Health, statistics, this description.",
 }
 ABOUT = (
-    "Bodies are JSON, or where it says so MessagePack. Numbers are finite, of double precision. A problem "
-    "(RFC 9457) says in one sentence what was expected, and for single fields in `errors`."
+    "Bodies are JSON or, under `/v1`, MessagePack: `Content-Type` says which comes in, `Accept` which goes out, by "
+    "default what came in. Numbers are finite, of double precision. A problem (RFC 9457) says in one sentence what was "
+    "expected, and for single fields in `errors`."
 )
 
 _parameter = re.compile(r"\{(\w+)\}")
@@ -146,7 +147,7 @@ def _operation(route: Route, schemas: Schemas) -> Schema:
     if route.takes is not None:
         content = {media: _content(media, [route.takes], schemas) for media in route.media}
         if route.plain is not None:
-            content[JSON] = _content(JSON, [route.plain], schemas)
+            content |= {media: _content(media, [route.plain], schemas) for media in EITHER}
         content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in route.files}
         operation["requestBody"] = {"required": not route.optional, "content": content}
     return operation
@@ -183,8 +184,7 @@ def _response(route: Route, status: int, schemas: Schemas) -> Schema:
     if route.answers is str:
         return {"description": route.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
     kinds = list(_alternatives(route))
-    spoken = route.media if JSON in route.media else (JSON,)
-    content = {media: _content(media, kinds, schemas) for media in spoken}
+    content = {media: _content(media, kinds, schemas) for media in route.spoken}
     response: Schema = {"description": route.summary, "content": content}
     if 412 in route.refuses or route.etag:
         response["headers"] = {"ETag": ETAG}

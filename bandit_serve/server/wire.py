@@ -21,11 +21,13 @@ from bandit_serve.base.validation import FindMistakes, as_invalid_input, convert
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
 from bandit_serve.server.arrival import arriving
 from bandit_serve.server.forwarded import client_of
+from bandit_serve.server.messagepack import ARRAY, MAP, json_of, messagepack_of
 from bandit_serve.server.repeated import repeated_keys
 
 T = TypeVar("T")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
+EITHER = (JSON, MSGPACK)
 # What a browser lets a page of another site send without asking us first.
 SENT_BY_ANY_PAGE = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
 JSON_NAMES = frozenset({JSON})
@@ -59,13 +61,13 @@ class Reply(NamedTuple):
 
 
 class Body(Generic[T]):
-    """Decoder of a route's body to `kind`, from JSON and, where the contract has it, from MessagePack.
+    """Decoder of a route's body to `kind`, from JSON or, unless a standard has only that (`msgpack`), from MessagePack.
 
     Bodies are read as `usual` where they fit, a part of what `kind` takes that is read sooner.
 
-    In routes that take JSON only, nesting is bounded and an object with a repeated key is refused. In routes of
-    decisions and rewards the last value counts, because a check would need a second pass over the body; what they take
-    is flat.
+    Nesting is bounded, and an object with a repeated key is refused; MessagePack is read as the JSON that says the
+    same. Routes of decisions and rewards take what is `flat`: either form is decoded at once, and the last value of a
+    repeated key counts, because a check would need a second pass over the body.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Body(Generic[T]):
         kind: type[T],
         *,
         timeout_s: float,
-        msgpack: bool = False,
+        msgpack: bool = True,
+        flat: bool = False,
         optional: bool = False,
         usual: Any = None,
     ) -> None:
         self.kind = kind
         self.msgpack = msgpack
+        self.flat = flat
         self.optional = optional
         self._timeout_s = timeout_s
         self._json = _first_fit(msgspec.json.Decoder, kind, usual)
@@ -92,12 +96,15 @@ class Body(Generic[T]):
         Raises `InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge` or `TooSlow`. `every` as
         `find_mistakes` in `convert_or_explain`. A body in JSON that is not valid is tried again as `fill` makes it.
         """
+        headers: Mapping[str, str] = request.headers
         body = await read_bytes(request, self._timeout_s)
-        if self.msgpack:
-            return self.decode(request.headers, body, every)
+        if self.flat:
+            return self.decode(headers, body, every)
+        if self.msgpack and body and essence(headers.get(hdrs.CONTENT_TYPE, "")) == MSGPACK:
+            headers, body = JSON_HEADERS, await json_of(body, MAX_VALUES, max_bytes_of(request))
         await require_shallow(body)
         try:
-            content = self.decode(request.headers, body, every, fill)
+            content = self.decode(headers, body, every, fill)
         except InvalidInput as error:
             if error.errors:
                 await require_once(body, error.errors)
@@ -112,7 +119,7 @@ class Body(Generic[T]):
         every: FindMistakes | None = None,
         fill: Fill | None = None,
     ) -> T:
-        """Decodes a body; `every` and `fill` as in `read`.
+        """Decodes a body, one in MessagePack only where bodies are flat; `every` and `fill` as in `read`.
 
         Raises `InvalidInput` that names the field, or `UnsupportedMedia`.
         """
@@ -125,7 +132,7 @@ class Body(Generic[T]):
                 if len(body) > LARGE_BYTES:
                     _check_values(body)
                 return self._json(body)
-            if self.msgpack and media == MSGPACK:
+            if self.flat and media == MSGPACK:
                 return self._msgpack(body)
         except msgspec.ValidationError as error:
             if fill is not None and media == JSON:
@@ -317,9 +324,15 @@ def _check_values(body: bytes) -> None:
         raise TooLarge(f"The body has more than {MAX_VALUES} values, by its commas; send it in parts.")
 
 
+def max_bytes_of(request: web.Request) -> int:
+    """Size of the largest body that the route takes."""
+    most: int = min(request.get(MAX_BODY, request.client_max_size), request.client_max_size)
+    return most
+
+
 async def read_bytes(request: web.Request, timeout_s: float) -> bytes:
     """Reads the whole body, at most as many bytes as the route takes. A body that is here already needs no timer."""
-    most = min(request.get(MAX_BODY, request.client_max_size), request.client_max_size)
+    most = max_bytes_of(request)
     if (request.content_length or 0) > most:
         raise too_large(most)
     if request.content.is_eof() and request.content.exception() is None:
@@ -342,50 +355,107 @@ def too_large(most: int) -> TooLarge:
 
 
 def answer(request: web.Request, content: Any, status: int = 200, etag: int | None = None) -> web.Response:
-    """Answer with `content` as JSON, with its ETag."""
+    """Answer with `content` as JSON, with its ETag; `in_wanted_form` makes MessagePack of it."""
     headers = JSON_HEADERS if etag is None else {"Content-Type": JSON, "ETag": f'"{etag}"'}
     return web.Response(status=status, body=encode_json(content), headers=headers)
 
 
+async def in_wanted_form(request: web.Request, response: web.StreamResponse) -> None:
+    """Makes MessagePack of an answer in JSON where that is wanted, by the rule of `negotiated`.
+
+    Caches are told what the form depends on. The ETag stays: it is the revision of what is told, in either form.
+    """
+    if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
+        response.headers[hdrs.VARY] = f"{hdrs.ACCEPT}, {hdrs.CONTENT_TYPE}"
+    if not isinstance(response, web.Response) or response.content_type != JSON:
+        return
+    text = response.body
+    if isinstance(text, bytes) and _wants_msgpack(request.headers):
+        response.body = await messagepack_of(text)
+        response.headers[hdrs.CONTENT_TYPE] = MSGPACK
+
+
 class Pairs(NamedTuple):
-    """Entries of a JSON object that are made one by one."""
+    """Entries of an object that are made one by one."""
 
     entries: Iterator[tuple[str, Any]]
 
 
-async def answer_in_turns(fields: Mapping[str, Any], instead: str) -> web.Response:
-    """Answer with a JSON object of `fields`, made and encoded in turns of the event loop.
+class _Writer:
+    """JSON of an object that is written entry by entry."""
 
-    An iterator among them becomes an array, and `Pairs` become an object. Raises `TooLarge` when they are too many;
+    media = JSON
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+
+    async def write(self, content: Any) -> None:
+        self.body += encode_json(content)
+
+    def open(self, is_object: bool) -> int:
+        self.body += b"{" if is_object else b"["
+        return len(self.body)
+
+    def begin_entry(self, i: int, name: str | None = None) -> None:
+        """Begins entry i, counted from 0, of the list or object that is open, there with its `name`."""
+        if i:
+            self.body += b","
+        if name is not None:
+            self.body += encode_json(name) + b":"
+
+    def close(self, opened: int, n: int, is_object: bool) -> None:
+        """Closes the list or object of n entries for which `open` gave the place `opened`."""
+        self.body += b"}" if is_object else b"]"
+
+
+class _PackedWriter(_Writer):
+    """As `_Writer`, in MessagePack, which has the number of entries before the first of them."""
+
+    media = MSGPACK
+
+    async def write(self, content: Any) -> None:
+        self.body += await messagepack_of(encode_json(content))
+
+    def open(self, is_object: bool) -> int:
+        self.body += (MAP if is_object else ARRAY) + bytes(4)
+        return len(self.body)
+
+    def begin_entry(self, i: int, name: str | None = None) -> None:
+        if name is not None:
+            self.body += encode_msgpack(name)
+
+    def close(self, opened: int, n: int, is_object: bool) -> None:
+        self.body[opened - 4 : opened] = n.to_bytes(4, "big")
+
+
+async def answer_in_turns(request: web.Request, fields: Mapping[str, Any], instead: str) -> web.Response:
+    """Answer with an object of `fields`, made and encoded in turns of the event loop, in the form of `negotiated`.
+
+    An iterator among them becomes a list, and `Pairs` become an object. Raises `TooLarge` when they are too many;
     `instead` is the advice in its sentence.
     """
-    body = bytearray()
+    writer = _PackedWriter() if _wants_msgpack(request.headers) else _Writer()
     turn = Turn()
-    for name, content in fields.items():
-        body += b"," if body else b"{"
-        body += encode_json(name) + b":"
-        if isinstance(content, Pairs):
-            brackets, parts = b"{}", map(_pair, content.entries)
-        elif isinstance(content, Iterator):
-            brackets, parts = b"[]", map(encode_json, content)
-        else:
-            body += encode_json(content)
+    whole = writer.open(is_object=True)
+    for i, (name, content) in enumerate(fields.items()):
+        writer.begin_entry(i, name)
+        is_object = isinstance(content, Pairs)
+        if not is_object and not isinstance(content, Iterator):
+            await writer.write(content)
             continue
-        body += brackets[:1]
-        comma = b""
-        for part in parts:
-            body += comma + part
-            comma = b","
-            if len(body) > MAX_ANSWER_BYTES:
+        entries = content.entries if is_object else ((None, each) for each in content)
+        opened, n = writer.open(is_object), 0
+        for key, each in entries:
+            writer.begin_entry(n, key)
+            await writer.write(each)
+            n += 1
+            if len(writer.body) > MAX_ANSWER_BYTES:
                 raise TooLarge(f"The answer is larger than {MAX_ANSWER_BYTES} bytes; {instead}.")
             if turn.over:
                 await turn.give_way()
-        body += brackets[1:]
-    return web.Response(body=bytes(body) + b"}", headers=JSON_HEADERS)
-
-
-def _pair(entry: tuple[str, Any]) -> bytes:
-    return encode_json(entry[0]) + b":" + encode_json(entry[1])
+        writer.close(opened, n, is_object)
+    writer.close(whole, len(fields), is_object=True)
+    return web.Response(body=bytes(writer.body), headers={"Content-Type": writer.media})
 
 
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:

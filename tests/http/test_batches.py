@@ -30,7 +30,7 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
         return {}
 
     decider = SimpleNamespace(
-        status="running", arm_names=["a"], models=[None], payloads=[None], features=None, n_logged=0
+        status="running", arm_names=["a"], models=[None], payloads=[None], features=None, n_logged=0, slots=1
     )
     decisions = SimpleNamespace(
         find=lambda name: decider,

@@ -41,7 +41,7 @@ def read(body: bytes | None, content_type: str | None, kind: Any = DecideRequest
     async def run() -> Any:
         headers = {} if content_type is None else {"Content-Type": content_type}
         max_size = options.pop("max_size", 1 << 20)
-        route: Body[Any] = Body(kind, **{"timeout_s": 5.0, "msgpack": True, **options})
+        route: Body[Any] = Body(kind, **{"timeout_s": 5.0, "flat": True, **options})
         return await route.read(asked(headers, body, max_size))
 
     return asyncio.run(run())
@@ -76,8 +76,9 @@ def test_a_body_needs_a_content_type() -> None:
 
 
 def test_messagepack_is_spoken_only_where_the_contract_says_so() -> None:
-    with pytest.raises(UnsupportedMedia):
-        read(IN_MSGPACK, MSGPACK, msgpack=False)
+    with pytest.raises(UnsupportedMedia, match="a Content-Type of application/json, not"):
+        read(IN_MSGPACK, MSGPACK, flat=False, msgpack=False)
+    assert read(IN_MSGPACK, MSGPACK, flat=False) == DecideRequest(unit="u")
 
 
 def test_a_body_is_optional_only_where_it_is_said() -> None:

@@ -23,7 +23,7 @@ class DefinitionHandlers:
         catalogue = await self._changes.known()
         names, after = page(request, sorted(catalogue))
         views = (definition_view(name, catalogue[name]) for name in names)
-        return await answer_in_turns({"metrics": views, **after}, "ask for fewer with ?limit=")
+        return await answer_in_turns(request, {"metrics": views, **after}, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
         """Answers with a definition, and with the experiments that have a metric of its name, in turns."""

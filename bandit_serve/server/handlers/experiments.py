@@ -91,7 +91,7 @@ class ExperimentHandlers:
         replica = self._service.node.replica
         names, after = page(request, known_experiments(replica))
         fields = {"experiments": (view_of(replica, name) for name in names), **after}
-        return await answer_in_turns(fields, "ask for fewer with ?limit=")
+        return await answer_in_turns(request, fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
         await self._service.node.tail.refresh(_name(request))
@@ -102,7 +102,9 @@ class ExperimentHandlers:
 
     async def history(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
-        return await answer_in_turns({"history": map(history_view, list(live.history))}, "it is too long")
+        return await answer_in_turns(
+            request, {"history": map(history_view, list(live.history))}, "it is too long"
+        )
 
     async def results(self, request: web.Request) -> web.Response:
         live = await self._changes.known(_name(request))
@@ -117,14 +119,14 @@ class ExperimentHandlers:
         points = count_of(request, "points", MAX_POINTS) or MAX_POINTS
         live = await self._changes.known(_name(request))
         history = await self._service.node.results.up_to_now(live, lambda fold: results_history(fold, points))
-        return await _by_arm(history)
+        return await _by_arm(request, history)
 
     async def timeline(self, request: web.Request) -> web.Response:
         points = count_of(request, "points", MAX_POINTS) or TIMELINE_POINTS
         live = await self._changes.known(_name(request))
         changes = changes_of(live)
         line = await self._service.node.results.up_to_now(live, lambda fold: timeline(fold, changes, points))
-        return await _by_arm(line)
+        return await _by_arm(request, line)
 
     async def start(self, request: web.Request) -> web.Response:
         asked = await self._reason.read(request)
@@ -225,11 +227,11 @@ class ExperimentHandlers:
         return _answer(request, live)
 
 
-async def _by_arm(over_time: ResultsHistory | Timeline) -> web.Response:
+async def _by_arm(request: web.Request, over_time: ResultsHistory | Timeline) -> web.Response:
     """Answer with what is known over time, encoded arm by arm."""
     fields = {name: getattr(over_time, name) for name in over_time.__struct_fields__}
     fields["arms"] = Pairs(iter(over_time.arms.items()))
-    return await answer_in_turns(fields, "ask for fewer with ?points=")
+    return await answer_in_turns(request, fields, "ask for fewer with ?points=")
 
 
 def _name(request: web.Request) -> str:

@@ -31,7 +31,9 @@ class FlagHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._flags: Flags | None = None
-        self._body = Body(EvaluationRequest, timeout_s=service.settings.seconds("body_timeout"))
+        self._body = Body(
+            EvaluationRequest, timeout_s=service.settings.seconds("body_timeout"), msgpack=False
+        )
 
     @property
     def flags(self) -> Flags:

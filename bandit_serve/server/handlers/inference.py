@@ -90,9 +90,9 @@ class InferenceHandlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._timeout_s = service.settings.seconds("body_timeout")
-        self._body = Body(InferenceRequest, timeout_s=self._timeout_s)
+        self._body = Body(InferenceRequest, timeout_s=self._timeout_s, msgpack=False)
         self._sizes = AnswerSizes(service)
-        self._index = Body(IndexRequest, timeout_s=self._timeout_s, optional=True)
+        self._index = Body(IndexRequest, timeout_s=self._timeout_s, msgpack=False, optional=True)
 
     async def live(self, request: web.Request) -> web.Response:
         return answer(request, ServerLive(True))

@@ -26,7 +26,7 @@ class KeyHandlers:
         seen = {id: key for id, key in keys.items() if self._tenant in (None, key.tenant)}
         ids, after = page(request, sorted(seen))
         views = (key_view(seen[id], now_ms) for id in ids)
-        return await answer_in_turns({"keys": views, **after}, "ask for fewer with ?limit=")
+        return await answer_in_turns(request, {"keys": views, **after}, "ask for fewer with ?limit=")
 
     async def create(self, request: web.Request) -> web.Response:
         asked = await self._body.read(request)

@@ -32,6 +32,7 @@ from bandit_serve.server.arrival import Multipart, parts_in_turns
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
 from bandit_serve.server.wire import (
+    EITHER,
     JSON,
     Body,
     actor,
@@ -116,7 +117,7 @@ class ModelHandlers:
         names, after = page(request, sorted(registry.models))
         models = [registry.models[name] for name in names]
         fields = {"models": map(model_summary, models), **after}
-        return await answer_in_turns(fields, "ask for fewer with ?limit=")
+        return await answer_in_turns(request, fields, "ask for fewer with ?limit=")
 
     async def show(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
@@ -127,7 +128,7 @@ class ModelHandlers:
             "versions": map(version_view, list(model.versions.values())),
             "history": map(model_history_view, list(model.history)),
         }
-        return await answer_in_turns(fields, "ask for its versions page by page at /versions")
+        return await answer_in_turns(request, fields, "ask for its versions page by page at /versions")
 
     async def show_version(self, request: web.Request) -> web.Response:
         registry = await self._changes.known()
@@ -157,7 +158,7 @@ class ModelHandlers:
             "total": listing.total,
             "after": listing.after,
         }
-        return await answer_in_turns(fields, "ask for fewer with ?limit=")
+        return await answer_in_turns(request, fields, "ask for fewer with ?limit=")
 
     async def compare(self, request: web.Request) -> web.Response:
         registry, model = await self._changes.known(), request.match_info["model"]
@@ -171,16 +172,16 @@ class ModelHandlers:
         return answer(request, await self._changes.agreement(*_reference(request)))
 
     async def register(self, request: web.Request) -> web.Response:
-        """Registers an upload, or a remote version, which may come in JSON.
+        """Registers an upload, or a remote version, which may come in JSON or MessagePack.
 
         An upload is checked when all of it is here, as its parts come in either order.
         """
         model = request.match_info["model"]
         require_name("model", model)
-        if request.content_type == JSON:
+        if request.content_type in EITHER:
             metadata = await self._remote.read(request)
             if metadata.remote is None:
-                raise UnsupportedMedia(f"{EXPECTED_UPLOAD}, or JSON with remote.")
+                raise UnsupportedMedia(f"{EXPECTED_UPLOAD}, or JSON or MessagePack with remote.")
             version = await self._register_remote(model, metadata, request)
             return answer(request, version_view(version), status=201)
         with (

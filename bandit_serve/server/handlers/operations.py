@@ -130,7 +130,7 @@ class OperationHandlers:
 
     async def stats(self, request: web.Request) -> web.Response:
         """Answers with workers, store, experiments, models and counters on one page."""
-        return await answer_in_turns(await self.known(), "ask for experiments one by one")
+        return await answer_in_turns(request, await self.known(), "ask for experiments one by one")
 
     async def known(self, *, refresh: bool = True) -> dict[str, Any]:
         """Fields of `Stats`; what is by name is made as it is read. `refresh`: as of all that the logs have now."""

@@ -35,10 +35,10 @@ class RewardHandlers:
         self._service = service
         self._timeout_s = timeout_s = service.settings.seconds("body_timeout")
         self._body: Body[RewardsRequest | DecisionRewards] = Body(
-            RewardsRequest, timeout_s=timeout_s, msgpack=True, usual=DecisionRewards
+            RewardsRequest, timeout_s=timeout_s, flat=True, usual=DecisionRewards
         )
         self._entries: Entries[Reward] = Entries(Reward, "rewards", MAX_REWARDS)
-        self._exposures = Body(ExposuresRequest, timeout_s=timeout_s, msgpack=True)
+        self._exposures = Body(ExposuresRequest, timeout_s=timeout_s, flat=True)
         self._tokens: Entries[str] = Entries(Token, "decision_ids", MAX_REWARDS)
 
     async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:

@@ -14,7 +14,7 @@ from bandit_serve.api.decisions import (
     ScoreRequest,
 )
 from bandit_serve.api.rewards import ExposuresRequest, RewardsReport, RewardsRequest
-from bandit_serve.server.route import DECIDE_BYTES, EITHER, BatchAnswer, Route
+from bandit_serve.server.route import DECIDE_BYTES, BatchAnswer, Route
 
 # 10,000 items of 256 bytes, of which many may be written as escapes.
 SCORE_BYTES = 4 * 2**20
@@ -29,7 +29,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         RewardsRequest,
         RewardsReport,
-        media=EITHER,
         refuses=(404, 409, 410),
         hot=True,
         operation="reward",
@@ -42,7 +41,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         DecideRequest,
         Decided,
-        media=EITHER,
         optional=True,
         refuses=(409,),
         hot=True,
@@ -57,7 +55,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         PredictRequest,
         Predicted,
-        media=EITHER,
         refuses=(409, 501),
         hot=True,
         max_body=SCORE_BYTES,
@@ -71,7 +68,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         DecideBatch,
         (BatchAnswer(Decided), DecidedColumns),
-        media=EITHER,
         refuses=(409,),
         hot=True,
         operation="decideBatch",
@@ -84,7 +80,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         PredictBatch,
         BatchAnswer(Predicted),
-        media=EITHER,
         refuses=(409,),
         hot=True,
         operation="predictBatch",
@@ -97,7 +92,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         ScoreRequest,
         Scored,
-        media=EITHER,
         refuses=(409, 501),
         max_body=SCORE_BYTES,
         operation="predictWithModel",
@@ -110,7 +104,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         ScoreRequest,
         Scored,
-        media=EITHER,
         refuses=(409, 501),
         max_body=SCORE_BYTES,
         operation="predictWithVersion",
@@ -123,7 +116,6 @@ DECISIONS: tuple[Route, ...] = (
         "serve",
         ExposuresRequest,
         RewardsReport,
-        media=EITHER,
         operation="expose",
     ),
 )

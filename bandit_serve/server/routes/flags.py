@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_serve.api.flags import EvaluationRequest, Flag, FlagList
-from bandit_serve.server.route import DECIDE_BYTES, Route
+from bandit_serve.server.route import DECIDE_BYTES, JSON_ONLY, Route
 
 FLAGS: tuple[Route, ...] = (
     Route(
@@ -14,6 +14,7 @@ FLAGS: tuple[Route, ...] = (
         "serve",
         EvaluationRequest,
         Flag,
+        media=JSON_ONLY,
         max_body=DECIDE_BYTES,
         operation="evaluateFlag",
     ),
@@ -25,6 +26,7 @@ FLAGS: tuple[Route, ...] = (
         "serve",
         EvaluationRequest,
         FlagList,
+        media=JSON_ONLY,
         max_body=DECIDE_BYTES,
         conditional=True,
         operation="evaluateFlags",

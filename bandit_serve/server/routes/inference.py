@@ -13,7 +13,7 @@ from bandit_serve.api.inference import (
     ServerMetadata,
     ServerReady,
 )
-from bandit_serve.server.route import REASON_BYTES, Route
+from bandit_serve.server.route import JSON_ONLY, REASON_BYTES, Route
 from bandit_serve.server.tensors import BINARY
 from bandit_serve.server.wire import JSON
 
@@ -49,6 +49,7 @@ INFERENCE: tuple[Route, ...] = (
         "The tensors of a model or an experiment.",
         "any",
         answers=ModelMetadata,
+        media=JSON_ONLY,
         refuses=(409,),
         operation="getModelMetadata",
     ),
@@ -59,6 +60,7 @@ INFERENCE: tuple[Route, ...] = (
         "The tensors of a version.",
         "any",
         answers=ModelMetadata,
+        media=JSON_ONLY,
         refuses=(409,),
         operation="getVersionMetadata",
     ),
@@ -69,6 +71,7 @@ INFERENCE: tuple[Route, ...] = (
         "Whether a model or an experiment can be asked.",
         "any",
         answers=ModelReady,
+        media=JSON_ONLY,
         refuses=(409,),
         operation="checkModelReady",
     ),
@@ -79,6 +82,7 @@ INFERENCE: tuple[Route, ...] = (
         "Whether a version can be asked.",
         "any",
         answers=ModelReady,
+        media=JSON_ONLY,
         refuses=(409,),
         operation="checkVersionReady",
     ),
@@ -90,6 +94,7 @@ INFERENCE: tuple[Route, ...] = (
         "any",
         IndexRequest,
         list[IndexEntry],
+        media=JSON_ONLY,
         optional=True,
         max_body=REASON_BYTES,
         operation="indexRepository",
@@ -101,6 +106,7 @@ INFERENCE: tuple[Route, ...] = (
         "The server, and the extensions of the protocol that it has.",
         "any",
         answers=ServerMetadata,
+        media=JSON_ONLY,
         operation="getServerMetadata",
     ),
     Route(
@@ -110,6 +116,7 @@ INFERENCE: tuple[Route, ...] = (
         "Whether this worker runs.",
         "any",
         answers=ServerLive,
+        media=JSON_ONLY,
         open=True,
         operation="checkServerLive",
     ),
@@ -120,6 +127,7 @@ INFERENCE: tuple[Route, ...] = (
         "Whether this worker can serve.",
         "any",
         answers=ServerReady,
+        media=JSON_ONLY,
         refuses=(503,),
         open=True,
         operation="checkServerReady",

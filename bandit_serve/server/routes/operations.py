@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandit_serve.server.handlers.operations import Health, Stats
-from bandit_serve.server.route import HtmlPage, Route
+from bandit_serve.server.route import JSON_ONLY, HtmlPage, Route
 from bandit_serve.server.routes.pages import LIST
 
 OPERATIONS: tuple[Route, ...] = (
@@ -14,6 +14,7 @@ OPERATIONS: tuple[Route, ...] = (
         "Whether this worker runs.",
         "nothing",
         answers=Health,
+        media=JSON_ONLY,
         open=True,
         operation="checkLive",
     ),
@@ -24,6 +25,7 @@ OPERATIONS: tuple[Route, ...] = (
         "Whether this worker can serve.",
         "nothing",
         answers=Health,
+        media=JSON_ONLY,
         refuses=(503,),
         open=True,
         operation="checkReady",
@@ -35,6 +37,7 @@ OPERATIONS: tuple[Route, ...] = (
         "Counters for Prometheus.",
         "read",
         answers=str,
+        media=JSON_ONLY,
         operation="getMetrics",
     ),
     Route(
@@ -54,6 +57,7 @@ OPERATIONS: tuple[Route, ...] = (
         "This description.",
         "read",
         answers=dict,
+        media=JSON_ONLY,
         operation="getOpenapi",
     ),
     Route(
