@@ -106,8 +106,8 @@ class Decider:
         self.revision = live.record.revision
         self.status = live.record.status
         self.interleaves = experiment.interleaves
-        # Whether a request gets one arm, so that it can be asked as a flag or as a model.
         self.slots = experiment.slots or 1
+        # Whether a request gets one arm, so that it can be asked as a flag or as a model.
         self.decides = not self.interleaves and self.slots == 1
         self._draws = self.status == "running" and not self.interleaves
         self.sticky = experiment.unit == "user"
@@ -138,6 +138,11 @@ class Decider:
         # Whether what becomes of predictions is measured.
         self.measured = bool(self.exposures.served)
         self._active = frozenset(np.flatnonzero(live.active).tolist())
+        weights = experiment.policy.shares
+        # Arms of weight 0, which a list leaves out, also where it has room.
+        self.weightless = frozenset(
+            k for k, name in enumerate(self.arm_names) if weights is not None and not weights.get(name)
+        )
         self._subsets: dict[frozenset[int], Draw] = {}
         self._masks: dict[frozenset[int], NDArray[np.bool_]] = {}
         # Draws of vectors that units keep, by their numbers.
@@ -270,8 +275,11 @@ class Decider:
         return serves_outside or self._named(eligible).isdisjoint(self._active)
 
     def subsets_in_use(self) -> list[frozenset[int]]:
-        """Sets of eligible arms that were drawn from since the last refresh."""
-        return [key for key, draw in self._subsets.items() if draw.used]
+        """Sets of eligible arms that were drawn from since the last refresh.
+
+        None of lists: what is left of many lists is many sets, of which few are left again.
+        """
+        return [key for key, draw in self._subsets.items() if draw.used] if self.slots == 1 else []
 
     def _mask_of(self, arms: frozenset[int]) -> NDArray[np.bool_]:
         mask = self._masks.get(arms)
@@ -298,7 +306,7 @@ class Decider:
         """What the log has of a decision, float32 (d,): features of its context, covariates; None if it has neither."""
         x = None
         if context:
-            _require_finite(context)
+            require_finite(context)
         if self.features is not None:
             x = self.features.vector(context or {})
             if self._beside and context:
@@ -609,7 +617,7 @@ class Decider:
             )
 
 
-def _require_finite(context: Context) -> None:
+def require_finite(context: Context) -> None:
     """Raises `InvalidInput` for a number that only MessagePack can send."""
     for name, value in context.items():
         if type(value) is float and not isfinite(value):

@@ -33,7 +33,7 @@ from bandit_serve.base.names import check_all_outside, check_outside
 from bandit_serve.base.repeated_warnings import RepeatedWarnings
 from bandit_serve.base.turns import Turn
 from bandit_serve.decisions.control_decider import ControlDecider
-from bandit_serve.decisions.decider import Choice, Decider, no_context
+from bandit_serve.decisions.decider import Choice, Decider, no_context, require_finite
 from bandit_serve.decisions.exposures import ExposureBuffer
 from bandit_serve.decisions.interleaving import (
     credited,
@@ -225,10 +225,11 @@ class Decisions:
     def _decide_list(
         self, decider: Decider | ControlDecider, request: DecideRequest, x: NDArray[np.float32] | None
     ) -> Decided:
+        """List of arms. The unit of its places is the list, also where names of units are kept."""
         choices, time_ms = place_arms(decider, request, x), self._now_ms()
         placed = [
             Placed(
-                decider.record(choice, self.keyring, time_ms, name=request.unit),
+                decider.record(choice, self.keyring, time_ms),
                 decider.arm_names[choice.arm],
                 choice.propensity,
                 decider.models[choice.arm],
@@ -290,6 +291,8 @@ class Decisions:
     ) -> DecidedColumns:
         """Decides for the units that are in the experiment; the others get control."""
         check_all_outside(units, "units")
+        for context in contexts or ():
+            require_finite(context or {})
         reasons = await membership.keeps_out_each(units, contexts)
         members = [i for i, reason in enumerate(reasons) if reason is None]
         drawn = decider.decide_columns([units[i] for i in members], self.keyring, self._now_ms())

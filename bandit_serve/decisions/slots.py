@@ -22,7 +22,8 @@ def place_arms(
 ) -> list[Choice]:
     """Choices from the first place to the last; fewer than there are slots where fewer arms may be placed.
 
-    The choices of one list have the same random number as their unit. Where nothing is drawn, the arm that everyone
+    An arm of weight 0 is placed only where it is eligible and no other is. The choices of one list have the same random
+    number as their unit. Where nothing is drawn, the arm that everyone
     gets comes first, then the others in their order.
     """
     first = decider.choose(request.unit, request.eligible, x, request.context)
@@ -31,7 +32,7 @@ def place_arms(
         return [first, *(Choice(arm, 1.0, 0, None, None) for arm in others[: decider.slots - 1])]
     assert isinstance(decider, Decider)
     first.unit = random.getrandbits(64) | 1
-    choices, left = [first], decider.takers(request.eligible) - {first.arm}
+    choices, left = [first], decider.takers(request.eligible) - decider.weightless - {first.arm}
     while left and len(choices) < decider.slots:
         choice = decider.choose_from(left, x)
         choice.unit = first.unit

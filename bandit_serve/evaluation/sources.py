@@ -97,7 +97,7 @@ class ParquetExport:
         self.experiment: Experiment = max(
             (each for each in definitions if each), key=lambda each: (len(each.arms), len(each.metrics))
         )
-        self._schema = self._pa.unify_schemas([*schemas, self._dataset.schema])
+        self._schema = self._pa.unify_schemas([*map(_of_texts, schemas), _of_texts(self._dataset.schema)])
         self.files = [fragment.path for fragment in fragments]
         self.is_local = files is None
         self.has_context = "x" in self._schema.names
@@ -165,6 +165,14 @@ def _definition(schema: Any) -> Experiment | None:
         return msgspec.json.decode(content, type=Experiment)
     except msgspec.MsgspecError:
         return None
+
+
+def _of_texts(schema: Any) -> Any:
+    """Schema with texts in place of words of a dictionary, as files of former builds have them."""
+    for place, field in enumerate(schema):
+        if hasattr(field.type, "value_type") and hasattr(field.type, "index_type"):
+            schema = schema.set(place, field.with_type(field.type.value_type))
+    return schema
 
 
 def _in_order(path: str) -> list[str | int]:

@@ -6,6 +6,7 @@ from msgspec import UNSET
 
 from bandit_serve.errors import FieldError
 from bandit_serve.experiments.spec import Experiment
+from bandit_serve.policies import Exp3
 
 MAX_SLOTTED_ARMS = 50
 """Arms of an experiment with slots: each set of arms that is left has shares of its own."""
@@ -23,6 +24,10 @@ def slot_errors(experiment: Experiment) -> list[FieldError]:
         "arms": (len(experiment.arms) <= MAX_SLOTTED_ARMS, f"expected at most {MAX_SLOTTED_ARMS} with slots"),
         "mode": (not experiment.interleaves, 'expected "allocate" with slots'),
         "unit": (experiment.unit == "request", 'expected "request" with slots: each list is drawn anew'),
+        "policy.kind": (
+            experiment.policy.kind != Exp3.kind,
+            f'expected another than "{Exp3.kind}" with slots: its sums take an arm for worse that is placed above',
+        ),
         "policy.holdout": (
             not experiment.policy.holdout,
             "expected none with slots: the arms of one list would tell whether it is held out",

@@ -231,18 +231,19 @@ def _left_out(objective: MetricTable, names: tuple[str, ...]) -> list[str]:
     return provisos
 
 
-def without_interval(table: MetricTable, names: tuple[str, ...]) -> str | None:
-    """Proviso on a metric beside the objective: the arms without an interval; None where all have one."""
-    if not table.valid or table.metric.quantile is not UNSET or table.metric.is_ratio:
-        return None
-    exact = np.array([interval is not None for interval in table.exact])
-    without = [names[arm] for arm in np.flatnonzero(table.there & ~table.has_interval & ~exact)]
+def without_interval(tables: Sequence[MetricTable]) -> list[str]:
+    """Proviso on metrics beside the objective on which arms have no interval; none where all have one."""
+    without = [
+        table.metric.name
+        for table in tables
+        if table.valid and table.metric.quantile is UNSET and (table.there & ~table.has_interval).any()
+    ]
     if not without:
-        return None
-    return (
-        f"no interval on {table.metric.name} for {_listed(without)}: fewer than {MIN_OBSERVATIONS} observations, no "
-        "variance, or too few for values so skewed"
-    )
+        return []
+    return [
+        f"no interval for some arms on {_listed(without)}: fewer than {MIN_OBSERVATIONS} observations, no variance, or "
+        "too few for values so skewed"
+    ]
 
 
 def _listed(names: list[str]) -> str:

@@ -83,11 +83,7 @@ def report(
         UNSET if contests is None else contests.report(experiment.arm_names, experiment.control_arm)
     )
     told = [proviso for table in tables if (proviso := table.proviso()) is not None]
-    told += [
-        proviso
-        for table in tables
-        if table is not objective and (proviso := without_interval(table, experiment.arm_names)) is not None
-    ]
+    told += without_interval([table for table in tables if table is not objective])
     reason = (
         reason_of(record, objective, guards, judgement, fold.pending, fold.one_in, srm.verdict, told)
         if interleaving is UNSET

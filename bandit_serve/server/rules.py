@@ -37,7 +37,7 @@ from bandit_serve.experiments.spec import MAX_METRICS, Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
 from bandit_serve.experiments.tradeoff import MAX_TRADED_ARMS
 from bandit_serve.metrics import KINDS, MAX_VALUE, Ratio, names_of
-from bandit_serve.policies import POLICIES, Thompson
+from bandit_serve.policies import POLICIES, Exp3, Thompson
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
@@ -435,7 +435,7 @@ SLOTTED: Schema = {
         arms={"minItems": 2, "maxItems": MAX_SLOTTED_ARMS},
         mode={"const": "allocate"},
         unit={"const": "request"},
-        policy=having(holdout={"enum": [0, None]}),
+        policy=having(kind={"not": {"const": Exp3.kind}}, holdout={"enum": [0, None]}),
         attribution=having(missing={"not": {"const": "zero"}}),
         metrics={"items": having(source={"const": "client"})},
         stopping=having(mode={"not": {"const": "horizon"}}),

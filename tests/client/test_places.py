@@ -39,6 +39,10 @@ def test_places_that_are_not_there_are_refused(clicked: set[int], seen: int | No
         place_rewards(LIST, clicked, seen=seen)
 
 
+def test_a_default_has_no_places() -> None:
+    assert place_rewards(Decision(None, "shelf", "a", 1.0, None, None, "default"), {0}) == []
+
+
 def test_a_decision_without_slots_has_no_places() -> None:
     with pytest.raises(ValueError, match="slots"):
         place_rewards(Decision("t", "e", "a", 1.0, None, None), {0})

@@ -85,8 +85,8 @@ def test_a_place_has_the_probability_that_it_says(name: str) -> None:
             variance[place, there] += 1.0 / shares[there] - 1.0
             placed.append(choice.arm)
         assert len(placed) == 3
-    # Weights that are hardly ever drawn have no normal law.
-    known = variance < 6_000 * 300
+    # Arms that are hardly ever drawn have no normal law.
+    known = variance < 6_000 * 40
     z = excess[known] / np.sqrt(np.maximum(variance[known], 1e-9))
     assert known.sum() >= 10
     assert np.abs(z).max() < 5.0, z
@@ -132,6 +132,22 @@ def test_the_places_of_a_list_are_decisions_of_one_unit_in_their_order() -> None
     units = np.frombuffer(logged.units, np.uint64).reshape(2, 3)
     assert (units == units[:, :1]).all()
     assert units[0, 0] != units[1, 0]
+
+
+def test_an_arm_of_weight_0_is_not_placed() -> None:
+    decisions = deciding(policy={"kind": "fixed_split", "shares": {"a": 1, "c": 2}})
+    for _ in range(50):
+        assert {place.arm for place in decisions.decide("e", DecideRequest()).slots or ()} == {"a", "c"}
+    alone = decisions.decide("e", DecideRequest(eligible=["b", "d"])).slots or ()
+    assert len(alone) == 1
+    assert alone[0].propensity == 0.5
+
+
+def test_what_lists_have_left_is_not_computed_anew_in_the_background() -> None:
+    decisions = deciding()
+    for _ in range(50):
+        decisions.decide("e", DecideRequest())
+    assert decisions.deciders["e"].subsets_in_use() == []
 
 
 def test_where_fewer_arms_are_left_the_list_is_shorter() -> None:

@@ -253,3 +253,25 @@ def test_the_engine_needs_an_export_and_memory_needs_the_engine(tmp_path: Path) 
     assert (no_export.status, "expected a Parquet export" in no_export.err) == (2, True)
     no_engine = bandit_serve("evaluate", tmp_path / "e", "--policy", "a=1", "--memory", "1GB")
     assert (no_engine.status, "only --engine duckdb has it" in no_engine.err) == (2, True)
+
+
+@pytest.mark.parametrize("engine", [(), ("--engine", "duckdb")])
+def test_files_that_were_written_with_words_are_read_beside_others(
+    tmp_path: Path, engine: tuple[str, ...]
+) -> None:
+    """Files of former builds have words of a dictionary where others have texts."""
+    exported(tmp_path / "e", experiment())
+    command = ("evaluate", tmp_path / "e", "--policy", "a=1", *engine, "--json")
+    before = bandit_serve(*command).document
+    first = min((tmp_path / "e").rglob("*.parquet"))
+    table = pq.read_table(first)
+    assert pa.types.is_dictionary(table.schema.field("arm").type)
+    with pq.ParquetWriter(first, table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(table.schema.metadata)
+    assert pa.types.is_string(pq.read_schema(first).field("arm").type)
+    after = bandit_serve(*command).document
+    (now,), (then,) = after["policies"], before["policies"]
+    assert now["decisions"] == then["decisions"] > N // 2
+    for name, estimate in then["estimates"].items():
+        assert now["estimates"][name]["value"] == pytest.approx(estimate["value"], rel=1e-9), name

@@ -64,6 +64,7 @@ def test_what_goes_with_slots_is_taken(fields: dict[str, Any]) -> None:
         ({"slots": 6}, {"slots"}),
         ({"arms": [{"name": f"a{i}"} for i in range(MAX_SLOTTED_ARMS + 1)]}, {"arms"}),
         ({"unit": "user"}, {"unit"}),
+        ({"policy": {"kind": "exp3"}}, {"policy.kind"}),
         ({"attribution": {"window": "1h", "missing": "zero"}}, {"attribution.missing"}),
         ({"policy": {"kind": "thompson", "holdout": 0.1}}, {"policy.holdout"}),
         (

@@ -70,6 +70,9 @@ def test_every_way_in_asks_the_audience(service: ThrowawayService) -> None:
     assert [columns["arms"][i] for i in (0, 2)] == [0, 0]
     assert [columns["propensities"][i] for i in (0, 2)] == [1.0, 1.0]
     assert reward_many(service, [columns["decision_ids"][1]], [1.0]) == ["accepted"]
+    for number in (float("nan"), float("inf")):
+        sent = {"units": ["u", "v"], "contexts": [DE, {**DE, "age": number}]}
+        check_problem(call_msgpack(service, f"{path}/decide/batch", sent), 400, "context.age")
     whole = service.call("POST", f"{path}/decide/batch", {"units": ["u"], "contexts": [DE]}).body
     assert "reasons" not in whole
 

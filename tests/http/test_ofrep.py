@@ -109,6 +109,7 @@ def test_what_is_no_json_is_a_parse_error(
     refused = service.call("POST", f"{FLAGS}/{split}" if one else FLAGS, body)
     check_refusal(FLAGS, refused, 400)
     assert refused.body["errorCode"] == "PARSE_ERROR"
+    assert refused.body.get("key") == (split if one else None)
 
 
 @pytest.mark.parametrize(

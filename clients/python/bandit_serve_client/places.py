@@ -17,8 +17,11 @@ def place_rewards(
     places where nothing was clicked: those get rewards (cascade). `seen` says instead how many places from the top were
     looked at, as where the page measures it. Places have numbers from 0.
 
-    Raises ValueError for a decision without slots, and for a place that the list does not have.
+    A default, while the service is away, has none. Raises ValueError for another decision without slots, and for a
+    place that the list does not have.
     """
+    if decision.slots is None and decision.decision_id is None:
+        return []
     if decision.slots is None:
         raise ValueError("expected a decision with slots")
     n = len(decision.slots)
