@@ -51,6 +51,14 @@ def name(service: ThrowawayService) -> str:
         for _ in range(60):
             token = decide(service, made, context={"device": chance.choice(DEVICES)})["decision_id"]
             reward_many(service, [token], [float(chance.random() < 0.4)])
+
+    def is_long_enough() -> bool:
+        token = decide(service, made, context={"device": chance.choice(DEVICES)})["decision_id"]
+        reward_many(service, [token], [float(chance.random() < 0.4)])
+        history = service.call("GET", f"/v1/experiments/{made}/results/history").body
+        return len(history["at"]) > 4
+
+    wait_until(is_long_enough)
     assert service.call("POST", f"/v1/experiments/{made}/pause", {"reason": '=1+1, "so"'}).status == 200
     return made
 

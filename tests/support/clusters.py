@@ -95,13 +95,11 @@ class ThrowawayCluster:
 
     def master_of(self, key_or_slot: str | int) -> ThrowawayStore:
         slot = key_or_slot if isinstance(key_or_slot, int) else key_slot(key_or_slot.encode())
-        port = next(
-            port
-            for node in self.alive()
-            for (first, last), port in self.slots_of(node).items()
-            if first <= slot <= last
-        )
-        return next(node for node in self.nodes if node.port == port)
+        for node in self.alive():
+            for (first, last), port in self.slots_of(node).items():
+                if first <= slot <= last:
+                    return next(node for node in self.nodes if node.port == port)
+        raise LookupError(f"No live node knows a master of the slot {slot}.")
 
     def masters(self) -> list[ThrowawayStore]:
         return [self.master_of(first) for first, _ in RANGES]
@@ -134,8 +132,15 @@ class ThrowawayCluster:
         """Kills the master of a slot; returns it when another has taken over."""
         master = self.master_of(key_or_slot)
         master.kill()
-        wait_until(lambda: self._is_whole(False) and master not in self.masters())
+        wait_until(lambda: self._is_whole(False) and self._is_followed(master))
         return master
+
+    def _is_followed(self, master: ThrowawayStore) -> bool:
+        """Whether all slots have masters, of which it is none. A node may learn of its death between two looks."""
+        try:
+            return master not in self.masters()
+        except LookupError:
+            return False
 
     def is_bare(self, key: str) -> bool:
         """Whether the master of a key has no replica."""

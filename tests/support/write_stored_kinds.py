@@ -118,6 +118,7 @@ def experiments() -> Iterator[dict[str, Any]]:
     }
     yield {"id": "optimist", "policy": {"kind": "squarecb", "optimism": 0.5}, "context": [DEVICE]}
     yield traded()
+    yield slotted()
     yield {"id": "moved", "stopping": {"rule": {"best_arm": 1e-6}}}
     yield {"id": "given-up"}
     yield {"id": "again"}
@@ -133,6 +134,21 @@ def traded() -> dict[str, Any]:
         "weights": {"items": 0.1},
         "constraints": [{"metric": "latency_ms", "at_most": 150.0}, {"metric": "items", "at_least": 1.0}],
     }
+
+
+def slotted() -> dict[str, Any]:
+    """Experiment that draws lists."""
+    arms = [{"name": name} for name in "abcd"]
+    return {"id": "shelf", "arms": arms, "slots": 2, "policy": {"kind": "thompson", "min_share": 0.05}}
+
+
+def visit_slotted(service: ThrowawayService) -> None:
+    for number in range(60):
+        places = require(service.call("POST", "/v1/experiments/shelf/decide", {}))["slots"]
+        rewards = [
+            {"decision_id": each["decision_id"], "value": float(each["arm"] == "a")} for each in places
+        ]
+        require(service.call("POST", "/v1/rewards", {"rewards": rewards[: 1 + number % 2]}))
 
 
 def visit_traded(service: ThrowawayService) -> None:
@@ -212,6 +228,7 @@ def visit_all(service: ThrowawayService, chance: random.Random) -> None:
         rewards.append({"decision_id": chosen["decision_id"], "value": 1})
     require(service.call("POST", "/v1/rewards", {"rewards": rewards}))
     visit_traded(service)
+    visit_slotted(service)
     visit(service, "moved", 400, lambda number, arm: float(number < 200))
     for name in ("won", "promoted"):
         visit(service, name, 600, lambda number, arm: float(arm in ("challenger", "v2")))
