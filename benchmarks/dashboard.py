@@ -130,7 +130,7 @@ def first_paint_ms(service: ThrowawayService) -> list[float]:
         for _ in range(LOADS):
             page = browser.new_context().new_page()
             page.goto(service.url + "/")
-            page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+            page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length > 0")
             found.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
             page.context.close()
     return found
