@@ -23,7 +23,7 @@ def place_arms(
     """Choices from the first place to the last; fewer than there are slots where fewer arms may be placed.
 
     An arm of weight 0 is placed only where it is eligible and no other is. The choices of one list have the same random
-    number as their unit. Where nothing is drawn, the arm that everyone gets comes first, then the others in their order.
+    number as their unit. Where nothing is drawn, the arm that everyone gets comes first, then the others in order.
     """
     first = decider.choose(request.unit, request.eligible, x, request.context)
     if first.draw is None:
