@@ -181,12 +181,14 @@ class Replica:
         self.aside[name] = self.aside[name]._replace(record=record)
         self._notify_aside(name)
 
-    def give_up(self, owner: str, record: Record | None) -> None:
-        """Sets an experiment aside for good, after somebody decided so."""
+    def give_up(self, owner: str, record: Record | None = None) -> None:
+        """Sets an experiment aside for good, after somebody decided so. `record` is the newest in its log, if asked."""
         name = name_of(owner)
-        live = self._forget(name)
+        live, former = self._forget(name), self.aside.get(name)
         if live is not None:
             record = live.record
+        elif record is None and former is not None:
+            record = former.record
         since_ms = self.registry.repairs.given_up[owner]
         self.aside[name] = Aside(since_ms, None, "It was given up by bandit-serve repair.", record, True)
         self._notify_aside(name)
@@ -210,6 +212,9 @@ class Replica:
             self._delete(event.experiment)
             return
         if event.experiment != COMMON:
+            if event.way == "stop":
+                # Before the event is acknowledged. What else is known of it is read after that.
+                self.give_up(event.experiment)
             self.repaired.add(event.experiment)
             return
         aside = self.aside.get(COMMON)

@@ -22,7 +22,8 @@ from bandit_serve.folds.replica import Replica
 from bandit_serve.log import events
 from bandit_serve.log.entry import Entry
 from bandit_serve.log.offset import Offset
-from bandit_serve.registry.registry import ANNOUNCED, ExperimentAnnounced
+from bandit_serve.log.repairs import Repaired
+from bandit_serve.registry.registry import ANNOUNCED, REPAIRED, ExperimentAnnounced
 from bandit_serve.store.keys import COMMON
 
 WORKERS = 2
@@ -60,6 +61,22 @@ def test_a_poisoned_log_is_set_aside_and_the_others_go_on(bad_entry: BadEntry) -
     assert aside.record.experiment.id == "sick"
     assert replica.positions["sick"] == Offset(4, 0)
     assert calls == ["sick"]
+
+
+@pytest.mark.parametrize("is_sick", [True, False])
+def test_one_that_is_given_up_is_so_when_the_event_is_applied(is_sick: bool) -> None:
+    replica = replica_of("e", "well")
+    if is_sick:
+        replica.apply("e", Entry(Offset(3, 0), *BAD_ENTRIES["an unknown kind"]))
+    stop = events.encode(Repaired("e", "stop", "cli:ann"))
+    replica.apply(COMMON, Entry(Offset(4, 0), REPAIRED, stop))
+    aside = replica.aside["e"]
+    assert (aside.given_up, aside.since_ms) == (True, 4)
+    assert aside.record is not None
+    # What the log says of it is read later; where that is nothing, what was known stays.
+    replica.give_up("e", None)
+    assert replica.aside["e"].record is aside.record
+    assert list(replica.experiments) == ["well"]
 
 
 def test_what_a_listener_can_not_bear_sets_aside_its_experiment_alone() -> None:

@@ -172,8 +172,8 @@ def test_what_was_trained_before_a_kill_still_begins_its_way_and_a_newer_one_tak
         assert "is not due" in begun.out
         wait_until(lambda: promotion_of(service, MODEL, "p1")["state"] == "stopped", 60)
         wait_until(lambda: retrained(gated, *where).out.strip() == f"{MODEL} is not due.", 120)
-        newest = retrained(run_of(tmp_path, {"every": "1s", "pause": "1s", "gated": str(plan)}), *where)
-        assert "v3 is promoted by steps: p2." in newest.out, newest
+        newest = run_of(tmp_path, {"every": "1s", "pause": "1s", "gated": str(plan)})
+        wait_until(lambda: "v3 is promoted by steps: p2." in retrained(newest, *where).out, 60)
         statuses = {each["version"]: each["status"] for each in versions_in(service)}
         assert (statuses["v1"], statuses["v2"]) == ("production", "retired")
 
