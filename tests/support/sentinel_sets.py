@@ -78,10 +78,19 @@ class ThrowawaySentinels:
         return f"{scheme}://{','.join(f'127.0.0.1:{each.port}' for each in self.sentinels)}/{SERVICE}"
 
     def master(self) -> ThrowawayStore:
-        """Server that the first sentinel names."""
-        with self.sentinels[0].client() as client:
-            _, port = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
-        return next(server for server in self.servers if server.port == int(port))
+        """Server that the sentinel names which knows of most failovers."""
+        _, port = max(self._named())
+        return next(server for server in self.servers if server.port == port)
+
+    def _named(self) -> list[tuple[int, int]]:
+        """Of each sentinel, the number of failovers that it knows of, and the port of its master."""
+        named = []
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                about: Any = client.sentinel_master(SERVICE)
+                _, port = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
+            named.append((int(about["config-epoch"]), int(port)))
+        return named
 
     def wait_until_whole(self, n_replicas: int = 2) -> None:
         """Returns when the sentinels know each other and `n_replicas` replicas, which follow."""
@@ -96,6 +105,8 @@ class ThrowawaySentinels:
                     return False
                 if about["num-slaves"] < 2:
                     return False
+            if len(set(self._named())) > 1:
+                return False
             with self.master().client() as client:
                 replication: Any = client.info("replication")
         except redis.RedisError:
