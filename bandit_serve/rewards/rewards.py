@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bandit_serve.api.rewards import DecisionReward, Reward, RewardVerdict
 from bandit_serve.base.turns import Turn, all_ended
-from bandit_serve.errors import SetAside, StoreUnavailable
+from bandit_serve.errors import SetAside, StoreUnavailable, Unavailable
 from bandit_serve.experiments.policy import order_of
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
@@ -34,6 +34,8 @@ TOKENS_A_TURN = 500
 """Tokens that are opened in one turn: each may have kilobytes of features."""
 
 T = TypeVar("T")
+Settle = Callable[[int, RewardVerdict | Exception], None]
+"""Called with the place of a reward, and its verdict or its error."""
 
 
 class ExperimentRewards:
@@ -95,6 +97,7 @@ class Rewards:
         self._renewing = asyncio.Lock()
         self._next_renewal_s = 0.0
         self._renewal_failed: StoreUnavailable | None = None
+        self._apart: set[asyncio.Task[None]] = set()
         replica.on_deleted(self._forget)
         replica.on_change(self._learn)
 
@@ -147,6 +150,66 @@ class Rewards:
         if refused is not None:
             raise refused
         return verdicts
+
+    def submit_apart(self, rewards: Sequence[DecisionReward], settle: Settle) -> None:
+        """Takes rewards of so many requests at once. Each is settled as soon as `submit` would return its verdict.
+
+        Rewards of an experiment are appended together, and none waits for another experiment, or for what has to be
+        looked up for another reward.
+        """
+        values = np.array([reward.value for reward in rewards], np.float64)
+        rows, uids, features = self.keyring.open([reward.decision_id for reward in rewards], values)
+        groups: dict[int, list[int]] = {}
+        for i, uid in enumerate(uids.tolist()):
+            intake = None if self._replica.aside else self._by_uid.get(uid)
+            metric = None if intake is None else intake.metrics.index_of(rewards[i])
+            if intake is None or metric is None or intake.metrics.since_ms:
+                self._begin(self._submit_alone(i, rewards[i], settle))
+                continue
+            if metric:
+                rows["metric"][i] = metric
+            groups.setdefault(uid, []).append(i)
+        if groups:
+            events = _hashes([reward.event_id for reward in rewards])
+            for uid, places in groups.items():
+                self._begin(self._submit_group(uid, rewards, rows, events, features, places, settle))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+
+    async def _submit_alone(self, i: int, reward: DecisionReward, settle: Settle) -> None:
+        try:
+            (verdict,) = await self.submit([reward])
+        except Exception as error:
+            settle(i, error)
+        else:
+            settle(i, verdict)
+
+    async def _submit_group(
+        self,
+        uid: int,
+        rewards: Sequence[DecisionReward],
+        rows: NDArray[np.void],
+        events: NDArray[np.uint64] | None,
+        features: dict[int, bytes],
+        places: list[int],
+        settle: Settle,
+    ) -> None:
+        verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
+        try:
+            await self._append(uid, rows, events, features, places, verdicts)
+        except Unavailable as error:
+            for i in places:
+                settle(i, error)
+        except Exception:
+            # One of them is the reason, and must not be that of the others.
+            for i in places:
+                await self._submit_alone(i, rewards[i], settle)
+        else:
+            for i in places:
+                settle(i, verdicts[i])
 
     async def units_of(self, tokens: list[str]) -> list[tuple[int, int]]:
         """Uid of the experiment, 0 for no token of ours, and hash of the unit of each token's decision."""

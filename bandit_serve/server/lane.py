@@ -1,20 +1,22 @@
 """Lane for hot routes. A request that has arrived as a whole is answered without a task of its own.
 
-No task, no request object, no headers looked at but those that matter. What is unusual in any way falls through to
-the application, which has the same endpoints as ordinary routes. This sits on the inside of aiohttp's
-`RequestHandler`, so the versions of aiohttp that it was tested with are pinned, in the extra `server`.
+No task, no request object, no headers looked at but those that matter, and no parsing where its head is known. What is
+unusual in any way falls through to the application, which has the same endpoints as ordinary routes. This sits on the
+inside of aiohttp's `RequestHandler`, so the versions of aiohttp that it was tested with are pinned, in the extra
+`server`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion11, RawRequestMessage
 from msgspec import UNSET
 from multidict import CIMultiDictProxy
 
@@ -28,6 +30,7 @@ from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections
 from bandit_serve.server.forwarded import X_HOST
 from bandit_serve.server.gate import RequestGate
+from bandit_serve.server.heads import END, Head, Heads, is_plain, parsed
 from bandit_serve.server.problems import head_of, lines_of, problem_parts
 from bandit_serve.server.route import Route
 from bandit_serve.server.service import Service
@@ -74,6 +77,8 @@ class Lane:
         self.tenant = service.tenant
         self.sites: Mapping[str, Site] = {}
         """Sites of the tenants that are loaded: requests with their keys go to lanes of their own."""
+        self.heads = Heads()
+        """Of requests to this lane, and to those of the tenants."""
         self._paths: dict[str, Hot] = {}
         self._patterns: list[tuple[re.Pattern[str], Hot]] = []
 
@@ -106,32 +111,99 @@ class Lane:
 class LaneProtocol(Connection):
     """Connection with a lane. While it waits, also for the lane's answer, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_host", "_lane", "_looking", "_tags")
+    __slots__ = ("_answering", "_held", "_host", "_lane", "_looking", "_owed", "_tags")
 
     def __init__(self, lane: Lane, connections: Connections, manager: web.Server, **options: Any) -> None:
         super().__init__(connections, manager, **options)
         self._lane = lane
         # The last `Host` that was found to be ours.
         self._host: str | None = None
-        self._answering: asyncio.Task[None] | None = None
+        self._answering: asyncio.Future[Reply] | None = None
         self._looking = False
         # Those of the request that is being answered.
         self._tags: RequestTags | None = None
+        # The bytes of a body that the parser is owed: 0 between two requests, None where that is not known.
+        self._owed: int | None = 0
+        # A known head, with the beginning of its body.
+        self._held = b""
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
-            super().data_received(data)
+            self._parse(data)
             return
+        if self._owed == 0 and data:
+            data = self._take_known(data)
+            if not data:
+                return
         # Parsed and queued, but nobody is woken before we have looked.
         self._waiter = None
-        super().data_received(data)
+        self._parse(data)
         self._waiter = waiter
         if not self._messages:
             if data:
                 self._await_the_rest_of_the_head()
         elif self._answering is None and not self._looking:
             self._look()
+
+    def _parse(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        n_messages = len(self._messages)
+        super().data_received(data)
+        if data and self._owed is not None:
+            messages = [message for message, _ in itertools.islice(self._messages, n_messages, None)]
+            self._owed, heads = parsed(data, messages, self._owed)
+            for text, message, n_bytes in heads:
+                if is_plain(message) and self._is_anybodys(message.headers):
+                    self._lane.heads.keep(text, Head(message.path, message.headers, n_bytes))
+
+    def _is_anybodys(self, headers: CIMultiDictProxy[str]) -> bool:
+        """Whether requests with these headers are admitted whoever sends them, and are not told apart by tags."""
+        if X_HOST in headers or hdrs.FORWARDED in headers or tags_of(headers) is not None:
+            return False
+        return self._is_plainly_admitted(headers)
+
+    def _take_known(self, data: bytes) -> bytes:
+        """Answers the requests whose heads are known; returns what is left for the parser."""
+        if self._answering is not None or self._messages or self._close or self._force_close:
+            return data
+        if self._held:
+            data, self._held = self._held + data, b""
+        at, known = 0, self._lane.heads.get
+        while at < len(data) and self._answering is None and not self._paused and not self.crowded:
+            end = data.find(END, at) + len(END)
+            head = known(data[at:end])
+            if head is None:
+                break
+            stop = end + head.n_bytes
+            if stop > len(data):
+                # Not for long: `review` gives it to the parser, which has a time-out for it.
+                self._held = data[at:]
+                return b""
+            found = self._find(head.path, head.headers)
+            if found is None:
+                break
+            self._head_since_s = 0.0
+            self._request_count += 1
+            self._answer_tagged(*found, head.headers, data[end:stop])
+            at = stop
+        return data[at:]
+
+    def eof_received(self) -> bool:  # type: ignore[override] # as in Connection
+        self._give_up_holding()
+        return super().eof_received()
+
+    def review(
+        self, now_s: float, head_patience_s: float, reading_patience_s: float
+    ) -> Literal["late", "unread"] | None:
+        self._give_up_holding()
+        return super().review(now_s, head_patience_s, reading_patience_s)
+
+    def _give_up_holding(self) -> None:
+        """Gives the parser what is there of a request that did not arrive at once."""
+        if self._held:
+            self._parse(b"")
 
     def _look(self) -> None:
         """Answers requests at the head of the queue in the lane, and wakes `start()` for the first that is not hot.
@@ -152,53 +224,52 @@ class LaneProtocol(Connection):
             self._looking = False
 
     def _take(self, message: Any, payload: Any) -> bool:
-        if (
-            type(message) is not RawRequestMessage
-            or message.method != "POST"
-            or message.version != HttpVersion11
-            or message.should_close
-            or message.upgrade
-            or message.compression is not None
-            or not payload.is_eof()
-            or self._paused
-            or self.crowded
-        ):
+        if not is_plain(message) or not payload.is_eof() or self._paused or self.crowded:
             return False
-        lane, headers, key = self._lane, message.headers, None
+        found = self._find(message.path, message.headers)
+        if found is None or not self._is_plainly_admitted(message.headers):
+            return False
+        assert self._parser is not None
+        self._messages.popleft()
+        self._parser.message_consumed()
+        self._answer_tagged(*found, message.headers, payload.read_nowait())
+        return True
+
+    def _find(self, path: str, headers: CIMultiDictProxy[str]) -> tuple[Lane, Hot, ApiKey | None] | None:
+        """Lane, endpoint and key of a request; None where the application has to answer."""
+        lane, key = self._lane, None
         if not lane.authentication.is_open:
             key = lane.authentication.key(headers)
             if key is not None and key.tenant is not UNSET:
                 site = lane.sites.get(key.tenant)
                 if site is None:
-                    return False
+                    return None
                 lane, self.tenant = site.lane, key.tenant
-        service, hot = lane.service, lane.find(message.path)
-        if hot is None or service.draining or not service.ready or hdrs.EXPECT in headers:
-            return False
-        if not self._is_plainly_admitted(headers):
-            return False
-        assert self._parser is not None
+        service, hot = lane.service, lane.find(path)
+        if hot is None or service.draining or not service.ready:
+            return None
+        return lane, hot, key
+
+    def _answer_tagged(
+        self, lane: Lane, hot: Hot, key: ApiKey | None, headers: CIMultiDictProxy[str], body: bytes
+    ) -> None:
         assert self._manager is not None
-        self._messages.popleft()
-        self._parser.message_consumed()
         self._manager.requests_count += 1
         self._tags = self._lane.tags_of(headers)
         logged = None if lane.tenant is None else LOG_FIELDS.set({"tenant": lane.tenant})
         if self._tags is None:
-            self._answer(lane, hot, headers, payload, key)
+            self._answer(lane, hot, key, headers, body)
         else:
             with tagged(self._tags):
-                self._answer(lane, hot, headers, payload, key)
+                self._answer(lane, hot, key, headers, body)
         if logged is not None:
             LOG_FIELDS.reset(logged)
-        return True
 
     def _answer(
-        self, lane: Lane, hot: Hot, headers: CIMultiDictProxy[str], payload: Any, key: ApiKey | None
+        self, lane: Lane, hot: Hot, key: ApiKey | None, headers: CIMultiDictProxy[str], body: bytes
     ) -> None:
         started_s = time.perf_counter()
         try:
-            body = payload.read_nowait()
             if key is None:
                 lane.authentication.caller(hot.needs, headers)
             else:
@@ -220,10 +291,11 @@ class LaneProtocol(Connection):
         else:
             self._begin_to_answer(lane, hot, reply, started_s)
 
-    def _begin_to_answer(self, lane: Lane, hot: Hot, reply: Awaitable[Reply], started_s: float) -> None:
+    def _begin_to_answer(self, lane: Lane, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
         self._request_in_progress = True
         self._stay_open()
-        self._answering = self._loop.create_task(self._answer_later(lane, hot, reply, started_s))
+        self._answering = asyncio.ensure_future(coming)
+        self._answering.add_done_callback(partial(self._answer_later, lane, hot, started_s))
 
     def _slow_down(self, lane: Lane, hot: Hot, error: RateExceeded, started_s: float) -> None:
         """Refuses one request too many, later if there are many of them."""
@@ -263,19 +335,21 @@ class LaneProtocol(Connection):
         host = admission.proxies.read(self._peer, headers).host
         return host is not None and not admission.knows(host)
 
-    async def _answer_later(self, lane: Lane, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
-        try:
-            reply = await coming
-        except Exception as error:
+    def _answer_later(self, lane: Lane, hot: Hot, started_s: float, coming: asyncio.Future[Reply]) -> None:
+        self._answering = None
+        self._request_in_progress = False
+        if coming.cancelled():
+            self.force_close()
+            return
+        error = coming.exception()
+        if isinstance(error, Exception):
             self._refuse(lane, hot, error, started_s)
         else:
+            reply = coming.result()
             self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
             self._count(lane, hot, 200, started_s)
-        finally:
-            self._answering = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
         self._look()
         if self._half_closed and self.idle:
             self.force_close()

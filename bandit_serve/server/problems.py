@@ -6,12 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import UNSET, Struct, UnsetType
@@ -158,11 +159,18 @@ def problem_parts(error: Exception) -> tuple[int, dict[str, str], bytes]:
 
 def head_of(status: int, lines: str, n_bytes: int) -> bytes:
     """Head of an answer of `n_bytes` with the further header `lines`, for writers that pass by the application."""
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}Content-Length: {n_bytes}\r\n"
-        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
-    )
+    head = f"{_first_line(status)}{lines}Content-Length: {n_bytes}\r\n{_last_lines(int(time.time()))}"
     return head.encode("latin-1")
+
+
+@lru_cache(64)
+def _first_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+
+
+@lru_cache(1)
+def _last_lines(now_s: int) -> str:
+    return f"Date: {formatdate(now_s, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
 
 
 def lines_of(headers: Mapping[str, str]) -> str:

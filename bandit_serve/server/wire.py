@@ -370,7 +370,7 @@ async def in_wanted_form(request: web.Request, response: web.StreamResponse) -> 
     if not isinstance(response, web.Response) or response.content_type != JSON:
         return
     text = response.body
-    if isinstance(text, bytes) and _wants_msgpack(request.headers):
+    if isinstance(text, bytes) and wants_msgpack(request.headers):
         response.body = await messagepack_of(text)
         response.headers[hdrs.CONTENT_TYPE] = MSGPACK
 
@@ -434,7 +434,7 @@ async def answer_in_turns(request: web.Request, fields: Mapping[str, Any], inste
     An iterator among them becomes a list, and `Pairs` become an object. Raises `TooLarge` when they are too many;
     `instead` is the advice in its sentence.
     """
-    writer = _PackedWriter() if _wants_msgpack(request.headers) else _Writer()
+    writer = _PackedWriter() if wants_msgpack(request.headers) else _Writer()
     turn = Turn()
     whole = writer.open(is_object=True)
     for i, (name, content) in enumerate(fields.items()):
@@ -460,12 +460,14 @@ async def answer_in_turns(request: web.Request, fields: Mapping[str, Any], inste
 
 def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
     """Encodes `content` in the form that `Accept` asks for; without one, in the form of the request."""
-    if _wants_msgpack(headers):
-        return Reply(encode_msgpack(content), MSGPACK)
-    return Reply(encode_json(content), JSON)
+    return encoded(content, wants_msgpack(headers))
 
 
-def _wants_msgpack(headers: Mapping[str, str]) -> bool:
+def encoded(content: Any, is_msgpack: bool) -> Reply:
+    return Reply(encode_msgpack(content), MSGPACK) if is_msgpack else Reply(encode_json(content), JSON)
+
+
+def wants_msgpack(headers: Mapping[str, str]) -> bool:
     accept = headers.get(hdrs.ACCEPT)
     came_as_msgpack = "msgpack" in headers.get(hdrs.CONTENT_TYPE, JSON)
     if accept is None or accept == "*/*":
@@ -515,7 +517,7 @@ class Responses:
     """Answer to a batch, `{"responses": [ … ]}`, encoded entry by entry in the form of `negotiated`."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
-        self._is_msgpack = _wants_msgpack(headers)
+        self._is_msgpack = wants_msgpack(headers)
         self._encode = encode_msgpack if self._is_msgpack else encode_json
         self._entries: list[bytes] = []
         self._nbytes = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 from aiohttp import web
@@ -19,11 +20,14 @@ from bandit_serve.api.rewards import (
     Token,
     rewards_report,
 )
+from bandit_serve.base.request_tags import current_tags
 from bandit_serve.base.validation import FieldMistake, as_invalid_input
 from bandit_serve.errors import FieldError, InvalidInput, InvalidToken, Late, NotFound, RewardConflict
 from bandit_serve.rewards.order import is_by_unit, rounds
+from bandit_serve.rewards.rewards import Settle
+from bandit_serve.server.handlers.single_rewards import SingleRewards
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, Entries, Reply, negotiated, read_bytes
+from bandit_serve.server.wire import Body, Entries, Reply, encoded, negotiated, read_bytes, wants_msgpack
 
 ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value and event_id, or rewards"
 MAX_ROUNDS = 64
@@ -39,35 +43,59 @@ class RewardHandlers:
         )
         self._entries: Entries[Reward] = Entries(Reward, "rewards", MAX_REWARDS)
         self._exposures = Body(ExposuresRequest, timeout_s=timeout_s, flat=True)
+        self._single = SingleRewards(self._submit_apart, self._reply_to)
         self._tokens: Entries[str] = Entries(Token, "decision_ids", MAX_REWARDS)
 
-    async def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        service = self._service
-        single = False
+    def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Awaitable[Reply]:
         try:
             asked = self._body.decode(headers, body)
         except InvalidInput as error:
-            verdicts = await self._submit_valid(await self._entries.after(error, headers, body))
-        else:
-            single = asked.rewards is UNSET
-            rewards = _rewards(asked)
-            verdicts = await self._submit(rewards)
-        report = rewards_report(verdicts)
-        counters = service.counters
+            return self._reward_valid(error, headers, body)
+        rewards = _rewards(asked)
+        if asked.rewards is not UNSET:
+            return self._reward_many(rewards, headers)
+        self._service.admit_batch(1)
+        if isinstance(rewards[0], DecisionReward) and current_tags() is None:
+            return self._single.take(rewards[0], headers)
+        return self._reward_one(rewards[0], headers)
+
+    async def _reward_valid(self, error: InvalidInput, headers: Mapping[str, str], body: bytes) -> Reply:
+        verdicts = await self._submit_valid(await self._entries.after(error, headers, body))
+        return self._report(verdicts, headers)
+
+    async def _reward_many(
+        self, rewards: Sequence[Reward | DecisionReward], headers: Mapping[str, str]
+    ) -> Reply:
+        return self._report(await self._submit(rewards), headers)
+
+    def _report(self, verdicts: list[RewardVerdict], headers: Mapping[str, str]) -> Reply:
         for verdict in set(verdicts):
-            counters.add(f"rewards_{verdict}", verdicts.count(verdict))
-        if single:
-            if verdicts[0] == "late":
-                raise Late("The decision's attribution window has closed.")
-            if verdicts[0] == "unknown":
-                raise _unknown(rewards[0])
-            if verdicts[0] == "conflict":
-                raise RewardConflict(
-                    "The decision has another value for this metric; several add up where each has an event_id."
-                )
-            if verdicts[0] == "invalid":
-                raise self._why_invalid(rewards[0])
-        return negotiated(headers, report)
+            self._service.counters.add(f"rewards_{verdict}", verdicts.count(verdict))
+        return negotiated(headers, rewards_report(verdicts))
+
+    async def _reward_one(self, reward: Reward | DecisionReward, headers: Mapping[str, str]) -> Reply:
+        (verdict,) = await self._submit([reward])
+        return self._reply_to(reward, verdict, headers)
+
+    def _reply_to(
+        self, reward: Reward | DecisionReward, verdict: RewardVerdict, headers: Mapping[str, str]
+    ) -> Reply:
+        """Answer to a request with one reward; raises the error where it counts nowhere."""
+        self._service.counters.add(f"rewards_{verdict}")
+        if verdict == "late":
+            raise Late("The decision's attribution window has closed.")
+        if verdict == "unknown":
+            raise _unknown(reward)
+        if verdict == "conflict":
+            raise RewardConflict(
+                "The decision has another value for this metric; several add up where each has an event_id."
+            )
+        if verdict == "invalid":
+            raise self._why_invalid(reward)
+        return _report_of(verdict, wants_msgpack(headers))
+
+    def _submit_apart(self, rewards: Sequence[DecisionReward], settle: Settle) -> None:
+        self._service.rewards.submit_apart(rewards, settle)
 
     async def _submit(self, rewards: Sequence[Reward | DecisionReward]) -> list[RewardVerdict]:
         """Submits rewards: those by unit after the others, but of one event in the order in which they stand."""
@@ -122,6 +150,11 @@ class RewardHandlers:
             return InvalidToken("decision_id: expected the decision_id of one of our decisions.")
         at, detail = refusal
         return InvalidInput(f"{at}: {detail}.", [FieldError(at, detail)])
+
+
+@lru_cache(16)
+def _report_of(verdict: RewardVerdict, is_msgpack: bool) -> Reply:
+    return encoded(rewards_report([verdict]), is_msgpack)
 
 
 def _unknown(reward: Reward | DecisionReward) -> NotFound:
