@@ -100,15 +100,13 @@ class ExposureBuffer:
         features, float32 (d,). pair: the user, the item and the features of its prediction. outcome: what became of
         that, where the experiment has served metrics. name: the unit's, which is logged where names are kept.
         """
-        if (
-            self._vector is not vector
-            or revision != self._revision
-            or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS
-        ):
+        age_ms = time_ms - self._time_ms
+        if self._vector is not vector or revision != self._revision or not 0 <= age_ms <= MAX_AGE_MS:
             self._turn(vector, revision, time_ms)
+            age_ms = time_ms - self._time_ms
         try:
             self._arms.append(arm)
-            self._ages_ms.append(time_ms - self._time_ms)
+            self._ages_ms.append(age_ms)
             if unit:
                 self._units.append(unit)
             self._held_out.append(held_out)

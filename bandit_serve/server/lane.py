@@ -170,10 +170,10 @@ class LaneProtocol(Connection):
             return data
         if self._held:
             data, self._held = self._held + data, b""
-        at, known = 0, self._lane.heads.get
+        lane, at = self._lane, 0
         while at < len(data) and self._answering is None and not self._paused and not self.crowded:
             end = data.find(END, at) + len(END)
-            head = known(data[at:end])
+            head = lane.heads.get(data[at:end])
             if head is None:
                 break
             stop = end + head.n_bytes
@@ -186,7 +186,9 @@ class LaneProtocol(Connection):
                 break
             self._head_since_s = 0.0
             self._request_count += 1
-            self._answer_tagged(*found, head.headers, data[end:stop])
+            # A head with tags of its own is not kept.
+            tags = None if lane.tracing is None else lane.tags_of(head.headers)
+            self._answer_tagged(*found, head.headers, data[end:stop], tags)
             at = stop
         return data[at:]
 
@@ -232,7 +234,8 @@ class LaneProtocol(Connection):
         assert self._parser is not None
         self._messages.popleft()
         self._parser.message_consumed()
-        self._answer_tagged(*found, message.headers, payload.read_nowait())
+        tags = self._lane.tags_of(message.headers)
+        self._answer_tagged(*found, message.headers, payload.read_nowait(), tags)
         return True
 
     def _find(self, path: str, headers: CIMultiDictProxy[str]) -> tuple[Lane, Hot, ApiKey | None] | None:
@@ -251,16 +254,22 @@ class LaneProtocol(Connection):
         return lane, hot, key
 
     def _answer_tagged(
-        self, lane: Lane, hot: Hot, key: ApiKey | None, headers: CIMultiDictProxy[str], body: bytes
+        self,
+        lane: Lane,
+        hot: Hot,
+        key: ApiKey | None,
+        headers: CIMultiDictProxy[str],
+        body: bytes,
+        tags: RequestTags | None,
     ) -> None:
         assert self._manager is not None
         self._manager.requests_count += 1
-        self._tags = self._lane.tags_of(headers)
+        self._tags = tags
         logged = None if lane.tenant is None else LOG_FIELDS.set({"tenant": lane.tenant})
-        if self._tags is None:
+        if tags is None:
             self._answer(lane, hot, key, headers, body)
         else:
-            with tagged(self._tags):
+            with tagged(tags):
                 self._answer(lane, hot, key, headers, body)
         if logged is not None:
             LOG_FIELDS.reset(logged)
@@ -377,7 +386,7 @@ class LaneProtocol(Connection):
         self._stay_open()
 
     def _process_keepalive(self) -> None:
-        if self._answering is None:
+        if self._answering is None and not self._held:
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
