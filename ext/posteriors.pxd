@@ -6,7 +6,7 @@ is lost next to 0 or 1. Gamma posteriors are integrated likewise over u = log(x)
 over x itself, with panels proportional to the distance from the arms, and their far upper tails in closed form.
 """
 
-from libc.math cimport INFINITY, exp, expm1, fabs, fmax, fmin, log, log1p, sqrt
+from libc.math cimport INFINITY, erfc, exp, expm1, fabs, fmax, fmin, log, log1p, sqrt
 
 from quadrature cimport NODE, NODES, WEIGHT
 from stirling cimport HALF_LOG_2PI, stirling_rest
@@ -18,11 +18,18 @@ cdef extern from *:
     static const double DEPTH = 28.0;
     /* A Student-t arm's ends: the mass beyond each. */
     static const double TAIL = 1e-12;
+    /* From so many degrees of freedom on, Student's t is the Normal to 1e-9, and its ends are the Normal's. */
+    static const double NORMAL = 1e9;
+    static const double NORMAL_END = 7.4338444767;
+    static const double SQRT_HALF = 0.70710678118654752;
     /* Shortest panel of a Beta or Gamma problem, relative to its coordinate. */
     static const double MIN_PANEL = 1e-13;
     """
     const double DEPTH
     const double TAIL
+    const double NORMAL
+    const double NORMAL_END
+    const double SQRT_HALF
     const double MIN_PANEL
 
 cdef enum Family:
@@ -194,6 +201,11 @@ cdef inline void student_density(const Arm* arm, const Panel* panel, double* den
     cdef double per_df = 1.0 / arm.a
     cdef double z, t, s
     cdef Py_ssize_t i
+    if arm.a >= NORMAL:
+        for i in range(NODES):
+            z = fmin(fabs(start + panel.step[i]) * per_scale, 1e145)
+            density[i] = exp(arm.log_peak - 0.5 * z * z)
+        return
     for i in range(NODES):
         z = fmin(fabs(start + panel.step[i]) * per_scale, 1e145)
         t = z * z * per_df
@@ -243,9 +255,13 @@ cdef inline double beta_below(Family family, const Arm* arm, double u) noexcept 
 
 cdef inline void make_student(Arm* arm, double loc, double scale, double df) noexcept nogil:
     cdef double h = 0.5 * df
-    cdef double log_peak = h * log1p(0.5 / h) - 0.5 - HALF_LOG_2PI + stirling_rest(h + 0.5) - stirling_rest(h)
+    cdef double log_peak = -HALF_LOG_2PI
     cdef double end
-    if df < 40.0:
+    if df < NORMAL:
+        log_peak += h * log1p(0.5 / h) - 0.5 + stirling_rest(h + 0.5) - stirling_rest(h)
+    if df >= NORMAL:
+        end = NORMAL_END
+    elif df < 40.0:
         # 1 - F(z) <= f(0) df^((df - 1) / 2) z^-df
         end = exp((log_peak + 0.5 * (df - 1.0) * log(df) - log(TAIL)) / df)
     else:
@@ -278,6 +294,8 @@ cdef inline double student_reach(const Arm* arm, double x, double rest) noexcept
 cdef inline double student_below(const Arm* arm, double x, double rest) noexcept nogil:
     """F(x)."""
     cdef double z = ((x - arm.centre) + rest) / arm.scale
+    if arm.a >= NORMAL:
+        return 0.5 * erfc(-z * SQRT_HALF)
     cdef double above = student_above(arm.a, arm.peak, fabs(z))
     return 1.0 - above if z > 0.0 else above
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -438,3 +439,16 @@ def test_threads_get_the_same_bits() -> None:
     for thread in threads:
         thread.join()
     assert equal == [True] * 4
+
+
+@pytest.mark.parametrize("scale", [1e-90, 1e-3, 1.0, 1e3, 1e90])
+@pytest.mark.parametrize("apart", [0.0, 0.1, 1.0, 3.0, 6.0, 9.0])
+def test_two_normal_arms_have_their_closed_form(apart: float, scale: float) -> None:
+    """From 1e9 degrees of freedom on a Student-t arm is Normal: P(b is best) is Φ of the standardised difference."""
+    scales = np.array([0.6, 0.8]) * scale
+    df = np.full(2, 1e9)
+    best = student_best(np.array([0.0, apart * scale]), scales, df)
+    # Φ(z) by its complement, which loses nothing.
+    assert best[0] == pytest.approx(0.5 * math.erfc(apart / math.sqrt(2.0)), rel=1e-9, abs=1e-12)
+    just_below = student_best(np.array([0.0, apart * scale]), scales, np.nextafter(df, 0.0))
+    assert best == pytest.approx(just_below, rel=1e-6, abs=1e-10)
