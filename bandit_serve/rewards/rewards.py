@@ -152,27 +152,27 @@ class Rewards:
         return verdicts
 
     def submit_apart(self, rewards: Sequence[DecisionReward], settle: Settle) -> None:
-        """Takes rewards of so many requests at once. Each is settled as soon as `submit` would return its verdict.
+        """Takes rewards of so many requests. Each is settled with what `submit` would return for it or raise.
 
-        Rewards of an experiment are appended together, and none waits for another experiment, or for what has to be
-        looked up for another reward.
+        The plain ones of an experiment whose decisions are logged already are appended together; none of them waits
+        for another experiment, or for a reward that takes more than its append.
         """
         values = np.array([reward.value for reward in rewards], np.float64)
         rows, uids, features = self.keyring.open([reward.decision_id for reward in rewards], values)
+        demanded = on_demand(rows)
         groups: dict[int, list[int]] = {}
         for i, uid in enumerate(uids.tolist()):
+            reward = rewards[i]
             intake = None if self._replica.aside else self._by_uid.get(uid)
-            metric = None if intake is None else intake.metrics.index_of(rewards[i])
-            if intake is None or metric is None or intake.metrics.since_ms:
-                self._begin(self._submit_alone(i, rewards[i], settle))
+            metric = None if intake is None or demanded[i] else intake.metrics.index_of(reward)
+            if intake is None or metric is None or reward.event_id is not None or intake.metrics.since_ms:
+                self._begin(self._submit_alone(i, reward, settle))
                 continue
             if metric:
                 rows["metric"][i] = metric
             groups.setdefault(uid, []).append(i)
-        if groups:
-            events = _hashes([reward.event_id for reward in rewards])
-            for uid, places in groups.items():
-                self._begin(self._submit_group(uid, rewards, rows, events, features, places, settle))
+        for uid, places in groups.items():
+            self._begin(self._submit_group(uid, rewards, rows, features, places, settle))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -192,21 +192,20 @@ class Rewards:
         uid: int,
         rewards: Sequence[DecisionReward],
         rows: NDArray[np.void],
-        events: NDArray[np.uint64] | None,
         features: dict[int, bytes],
         places: list[int],
         settle: Settle,
     ) -> None:
         verdicts: list[RewardVerdict] = ["invalid"] * len(rewards)
         try:
-            await self._append(uid, rows, events, features, places, verdicts)
+            await self._append(uid, rows, None, features, places, verdicts)
         except Unavailable as error:
             for i in places:
                 settle(i, error)
         except Exception:
             # One of them is the reason, and must not be that of the others.
             for i in places:
-                await self._submit_alone(i, rewards[i], settle)
+                self._begin(self._submit_alone(i, rewards[i], settle))
         else:
             for i in places:
                 settle(i, verdicts[i])
@@ -405,7 +404,7 @@ class Rewards:
 
     async def drain(self) -> None:
         """Returns when no append is under way."""
-        while any(not each.appender.idle for each in self._by_uid.values()):
+        while self._apart or any(not each.appender.idle for each in self._by_uid.values()):
             await asyncio.sleep(0.005)
 
 

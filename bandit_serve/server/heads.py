@@ -2,7 +2,7 @@
 all that its parsing would.
 
 A head is known by its bytes alone, from its request line to its empty line. It is kept only if it is that of a hot
-request in its plainest form, which any caller may send.
+request in its plainest form, from a caller who may be here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from multidict import CIMultiDictProxy
 END = b"\r\n\r\n"
 MAX_HEADS = 1_024
 MAX_HEAD_BYTES = 1_024
+MAX_NEW = 16
+"""Heads that a connection may send for the first time, one after the other: one whose heads differ each time goes on
+with the parser alone.
+"""
 MAX_BODY_BYTES = 65_536
 """Of a request with a known head: the beginning of its body is kept until the rest is there."""
 
@@ -57,10 +61,10 @@ def is_plain(message: Any) -> bool:
     )
 
 
-def parsed(
+def stands_after(
     data: bytes, messages: Iterable[Any], owed: int
 ) -> tuple[int | None, list[tuple[bytes, Any, int]]]:
-    """Says what a parser that was owed so many bytes of a body has made of `data`.
+    """Says where a parser stands that was owed so many bytes of a body, and has made messages of `data`.
 
     Returns the bytes of a body that it is owed now, None where that is not known; and the heads: the bytes of each, the
     message that they became, and the bytes of its body.

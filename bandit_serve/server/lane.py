@@ -13,6 +13,7 @@ import itertools
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ from bandit_serve.server.connection import Connection
 from bandit_serve.server.connections import Connections
 from bandit_serve.server.forwarded import X_HOST
 from bandit_serve.server.gate import RequestGate
-from bandit_serve.server.heads import END, Head, Heads, is_plain, parsed
+from bandit_serve.server.heads import END, MAX_NEW, Head, Heads, is_plain, stands_after
 from bandit_serve.server.problems import head_of, lines_of, problem_parts
 from bandit_serve.server.route import Route
 from bandit_serve.server.service import Service
@@ -111,7 +112,7 @@ class Lane:
 class LaneProtocol(Connection):
     """Connection with a lane. While it waits, also for the lane's answer, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_held", "_host", "_lane", "_looking", "_owed", "_tags")
+    __slots__ = ("_answering", "_held", "_host", "_lane", "_looking", "_n_new", "_owed", "_tags")
 
     def __init__(self, lane: Lane, connections: Connections, manager: web.Server, **options: Any) -> None:
         super().__init__(connections, manager, **options)
@@ -122,8 +123,11 @@ class LaneProtocol(Connection):
         self._looking = False
         # Those of the request that is being answered.
         self._tags: RequestTags | None = None
-        # The bytes of a body that the parser is owed: 0 between two requests, None where that is not known.
+        # The bytes of a body that the parser is owed: 0 between two requests. None where that is not known, as after a
+        # head in two pieces: from there on the parser gets everything.
         self._owed: int | None = 0
+        # Heads in a row that were not known.
+        self._n_new = 0
         # A known head, with the beginning of its body.
         self._held = b""
 
@@ -153,16 +157,22 @@ class LaneProtocol(Connection):
         super().data_received(data)
         if data and self._owed is not None:
             messages = [message for message, _ in itertools.islice(self._messages, n_messages, None)]
-            self._owed, heads = parsed(data, messages, self._owed)
+            self._owed, heads = stands_after(data, messages, self._owed)
+            self._n_new += len(heads)
+            if self._n_new > MAX_NEW:
+                self._owed = None
             for text, message, n_bytes in heads:
-                if is_plain(message) and self._is_anybodys(message.headers):
+                if is_plain(message) and self._may_be_known(message.path, message.headers):
                     self._lane.heads.keep(text, Head(message.path, message.headers, n_bytes))
 
-    def _is_anybodys(self, headers: CIMultiDictProxy[str]) -> bool:
-        """Whether requests with these headers are admitted whoever sends them, and are not told apart by tags."""
+    def _may_be_known(self, path: str, headers: CIMultiDictProxy[str]) -> bool:
+        """Whether a hot request with these headers is let in whoever sends it, and is not told apart by tags."""
         if X_HOST in headers or hdrs.FORWARDED in headers or tags_of(headers) is not None:
             return False
-        return self._is_plainly_admitted(headers)
+        if not self._is_plainly_admitted(headers):
+            return False
+        found = self._find(path, headers)
+        return found is not None and (found[2] is not None or self._lane.authentication.is_open)
 
     def _take_known(self, data: bytes) -> bytes:
         """Answers the requests whose heads are known; returns what is left for the parser."""
@@ -186,6 +196,7 @@ class LaneProtocol(Connection):
                 break
             self._head_since_s = 0.0
             self._request_count += 1
+            self._n_new = 0
             # A head with tags of its own is not kept.
             tags = None if lane.tracing is None else lane.tags_of(head.headers)
             self._answer_tagged(*found, head.headers, data[end:stop], tags)
@@ -347,6 +358,8 @@ class LaneProtocol(Connection):
     def _answer_later(self, lane: Lane, hot: Hot, started_s: float, coming: asyncio.Future[Reply]) -> None:
         self._answering = None
         self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
         if coming.cancelled():
             self.force_close()
             return
@@ -357,9 +370,15 @@ class LaneProtocol(Connection):
             reply = coming.result()
             self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
             self._count(lane, hot, 200, started_s)
-        if self._handler_waiter is not None and not self._handler_waiter.done():
-            self._handler_waiter.set_result(None)
-        self._look()
+        if self._messages:
+            # The tags of the request that was answered are not those of the next.
+            self._loop.call_soon(self._go_on, context=Context())
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._answering is None:
+            self._look()
         if self._half_closed and self.idle:
             self.force_close()
 

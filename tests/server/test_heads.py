@@ -21,7 +21,15 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from raw_http import post, read_answer
 from services import ThrowawayService
 
-from bandit_serve.server.heads import END, MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADS, Head, Heads, parsed
+from bandit_serve.server.heads import (
+    END,
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADS,
+    Head,
+    Heads,
+    stands_after,
+)
 
 REQUESTS = {
     "small": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
@@ -58,7 +66,7 @@ def test_where_the_parser_stands_is_known_or_said_to_be_unknown(names: list[str]
                 messages = [message for message, _ in parser.feed_data(piece)[0]]
             except Exception:
                 return  # a body that its encoding does not allow: the connection ends there
-            known, heads = parsed(piece, messages, owed)
+            known, heads = stands_after(piece, messages, owed)
             for text, message, _ in heads:
                 assert text.endswith(END)
                 assert text in stream
@@ -78,7 +86,7 @@ def test_whole_requests_are_always_told_apart() -> None:
     plain = [REQUESTS[name] for name in REQUESTS if name not in UNKNOWN_AFTER]
     parser = new_parser(loop)
     messages = [message for message, _ in parser.feed_data(b"".join(plain))[0]]
-    owed, heads = parsed(b"".join(plain), messages, 0)
+    owed, heads = stands_after(b"".join(plain), messages, 0)
     assert owed == 0
     assert [text for text, _, _ in heads] == [each[: each.index(END) + 4] for each in plain]
     assert [n_bytes for _, _, n_bytes in heads] == [len(each) - each.index(END) - 4 for each in plain]
@@ -89,7 +97,7 @@ def test_a_head_that_is_not_told_by_its_bytes_is_not_kept() -> None:
     """The words of a parser that takes a bare line feed for the end of a line would be those of another request."""
     data = b"POST /a HTTP/1.1\nHost: h\nContent-Length: 3\n\nabcPOST /b HTTP/1.1\r\n\r\n"
     message = SimpleNamespace(method="POST", upgrade=False, chunked=False, headers={"Content-Length": "3"})
-    assert parsed(data, [message], 0) == (None, [])
+    assert stands_after(data, [message], 0) == (None, [])
 
 
 def test_there_are_never_more_heads_than_there_is_room_for() -> None:

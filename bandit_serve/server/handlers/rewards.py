@@ -54,8 +54,8 @@ class RewardHandlers:
         rewards = _rewards(asked)
         if asked.rewards is not UNSET:
             return self._reward_many(rewards, headers)
-        self._service.admit_batch(1)
         if isinstance(rewards[0], DecisionReward) and current_tags() is None:
+            self._service.admit_batch(1)
             return self._single.take(rewards[0], headers)
         return self._reward_one(rewards[0], headers)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from bandit_serve.api.rewards import DecisionReward, RewardVerdict
+from bandit_serve.errors import BanditServeError
 from bandit_serve.rewards.rewards import TOKENS_A_TURN, Settle
 from bandit_serve.server.wire import Reply
 
@@ -49,10 +50,14 @@ class SingleRewards:
             reward, headers, reply = some[i]
             if reply.done():
                 return
+            if isinstance(outcome, Exception):
+                reply.set_exception(outcome)
+                return
             try:
-                if isinstance(outcome, Exception):
-                    raise outcome
                 reply.set_result(self._reply_to(reward, outcome, headers))
+            except BanditServeError as error:
+                # With its traceback it would keep all requests of the turn in memory until the next collection.
+                reply.set_exception(error.with_traceback(None))
             except Exception as error:
                 reply.set_exception(error)
 
