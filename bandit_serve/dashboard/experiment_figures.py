@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from msgspec import UNSET
+from numpy.typing import NDArray
 
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.pictures.allocation import GroupOfDecisions, allocation
 from bandit_serve.pictures.courses import Courses, marks_of
 from bandit_serve.pictures.densities import MeanOfArm, densities
 from bandit_serve.pictures.figure import Cell, Figure
+from bandit_serve.pictures.intervals import Row, intervals
 from bandit_serve.pictures.shown import Shown
 from bandit_serve.results import SegmentReport
 
@@ -20,13 +23,29 @@ MAX_METRICS = 5
 """Metrics beside the objective that are drawn over time."""
 
 
+MAX_FEATURES = 8
+"""Features whose effects are drawn: those by which arms differ most."""
+MAX_ARMS = 5
+"""Arms whose effects are drawn: those with most traffic."""
+
+
+class FeatureEffects(NamedTuple):
+    """Names of d features, and `ContextualPolicy.effects` of the K arms, float64 (K, d)."""
+
+    names: Sequence[str]
+    effects: NDArray[np.float64]
+
+
 class ExperimentFigures(NamedTuple):
-    """Figures by where they stand: over time, of the other metrics over time, what is believed, who got which arm."""
+    """Figures by where they stand: over time, of the other metrics over time, what is believed, who got which arm, by
+    which features.
+    """
 
     course: Sequence[Figure]
     others: Sequence[Figure]
     beliefs: Sequence[Figure]
     allocations: Sequence[Figure]
+    effects: Sequence[Figure] = ()
 
     def named(self, name: str) -> Figure | None:
         return next((figure for group in self for figure in group if figure.name == name), None)
@@ -39,7 +58,7 @@ class CopiedTable(NamedTuple):
     rows: Sequence[Sequence[Cell]]
 
 
-def figures_of(shown: Shown) -> ExperimentFigures:
+def figures_of(shown: Shown, effects: FeatureEffects | None = None) -> ExperimentFigures:
     courses = Courses(shown, marks_of(shown, labelled=True))
     course: list[Figure] = []
     others: list[Figure] = []
@@ -55,6 +74,7 @@ def figures_of(shown: Shown) -> ExperimentFigures:
         others,
         [figure for figure in beliefs if figure is not None],
         _allocations(shown),
+        [] if effects is None else _effects(shown, effects),
     )
 
 
@@ -123,6 +143,32 @@ def _allocations(shown: Shown) -> list[Figure]:
         head = (segments.field, *shown.experiment.arm_names)
         drawn.append((_apart(groups), Figure(f"allocation-{place}", title, svg, head, rows)))
     return [figure for _, figure in sorted(drawn, key=lambda each: -each[0])]
+
+
+def _effects(shown: Shown, known: FeatureEffects) -> list[Figure]:
+    """Figure of the features by which the arms with most traffic differ most; none where they do not differ."""
+    by_share = sorted(range(len(shown.report.arms)), key=lambda k: -shown.report.arms[k].share)
+    arms = sorted(by_share[:MAX_ARMS])
+    effects = known.effects[arms]
+    apart = np.ptp(effects, axis=0)
+    # The intercept moves nothing: it is the same in every context.
+    apart[0] = 0.0
+    features = [j for j in np.argsort(-apart, kind="stable")[:MAX_FEATURES].tolist() if apart[j] > 0.0]
+    if not features:
+        return []
+    names = [shown.report.arms[k].name for k in arms]
+    title = "How features move each arm's score"
+    drawn = [
+        Row(f"{known.names[j]}, {name}", k, value, (min(value, 0.0), max(value, 0.0)), label=name)
+        if place
+        else Row(known.names[j], k, value, (min(value, 0.0), max(value, 0.0)))
+        for j in features
+        for place, (k, name, value) in enumerate(zip(arms, names, effects[:, j].tolist(), strict=True))
+    ]
+    rows: list[list[Cell]] = [[known.names[j], *effects[:, j].tolist()] for j in features]
+    return [
+        Figure("effect", title, intervals(drawn, title, zero=True, signed=True), ("feature", *names), rows)
+    ]
 
 
 def _groups(shown: Shown, segments: SegmentReport) -> list[GroupOfDecisions]:

@@ -142,6 +142,23 @@ class ContextualPolicy(Policy, Linear):
             raw = cold
         return self.bounded(raw, arms, ramps)
 
+    def effects(self) -> NDArray[np.float64] | None:
+        """Effects of the features, float64 (K, d): how far the score of each arm moves when a feature moves by its
+        spread, within which three of four of its values lie; when it is there, for one that is 0 or 1.
+
+        Scores are rewards, scaled to [0, 1] where they are binary or bounded, or log odds. None until the spreads are
+        known.
+        """
+        limits = self.limits
+        if limits is None:
+            return None
+        coefficients, own = self.coefficients, self.arm_features
+        if own is None:
+            return coefficients * limits[1]
+        d, m = self.n_features, own.shape[1]
+        crossed = coefficients[0, d + m :].reshape(m, d)
+        return (coefficients[0, :d] + own.astype(np.float64) @ crossed) * limits[1]
+
     def shares_many(
         self,
         x: ArrayLike,

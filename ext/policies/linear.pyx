@@ -643,6 +643,14 @@ cdef class Linear:
         self.count_cold()
         self.draws = None
 
+    @property
+    def coefficients(self):
+        """Coefficients of the models that decisions go by, float64 (M, D)."""
+        self.check_made()
+        if self.models.stale_models and not self.patient:
+            self.models.freshen()
+        return self.models.arrays["theta"][:, : self.models.order].copy()
+
     def factors(self):
         """Copies of what is derived and cannot be made again bit for bit: precision (D,), inverse (M, D(D + 1)/2)
         and coefficients (M, D), float64; updates, int64 (M,); and `limits_state()`."""

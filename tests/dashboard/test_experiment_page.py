@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -150,6 +151,44 @@ def test_every_number_is_that_of_the_results_and_follows(
 
 def first_arm(service: ThrowawayService, name: str) -> str:
     return str(service.call("GET", f"/v1/experiments/{name}").body["arms"][0]["name"])
+
+
+def test_what_decides_who_gets_which_arm_is_shown_where_the_policy_goes_by_the_context(
+    browser: Any, service: ThrowawayService
+) -> None:
+    name = running(
+        service, arms=TWELVE[:2], context=CONTEXT, dimensions=["device"],
+        policy={"kind": "lin_ucb", "min_share": 0.3, "refresh": "50ms"},
+    )  # fmt: skip
+    seen = Watched(browser)
+    seen.page.goto(f"{service.url}/experiments/{name}")
+    assert seen.page.locator("#effects").count() == 0, "nothing was learned yet"
+    chance = random.Random(5)
+    for _ in range(4):
+        contexts = [{"hour": chance.random(), "device": chance.choice(["ios", "web"])} for _ in range(200)]
+        batch = {"units": [f"u{chance.random()}" for _ in contexts], "contexts": contexts}
+        columns = service.call("POST", f"/v1/experiments/{name}/decide/batch", batch).body
+        # The second arm is good on one device, and the hour says nothing.
+        good = [
+            float(chance.random() < (0.8 if arm == 1 and context["device"] == "ios" else 0.2))
+            for arm, context in zip(columns["arms"], contexts, strict=True)
+        ]
+        reward_many(service, columns["decision_ids"], good)
+    wait_until(lambda: results(service, name)["arms.arm.1.metrics.click.n"] > 200)
+    wait_until(
+        lambda: (
+            bool(seen.page.goto(f"{service.url}/experiments/{name}"))
+            and seen.page.locator("#effects").count() == 1
+        )
+    )
+    table = service.call("GET", f"/experiments/{name}/table?of=effect")
+    head, first, *_ = csv.reader(table.body.decode().splitlines())
+    assert head == ["feature", "arm.0", "arm.1"]
+    assert first[0] == "device = ios"
+    assert float(first[2]) > float(first[1]) + 0.2
+    figure = seen.page.locator("#effects + .pictures svg")
+    assert "device = ios" in str(figure.text_content())
+    seen.close()
 
 
 def test_declared_segments_are_shown_and_follow(browser: Any, service: ThrowawayService) -> None:

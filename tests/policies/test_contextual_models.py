@@ -305,3 +305,26 @@ def test_rows_of_different_lengths_are_refused():
     ):
         with pytest.raises(InvalidInput):
             wrong()
+
+
+@pytest.mark.parametrize("policy", [LinUCB, LinTS, LogisticTS, SquareCB])
+@pytest.mark.parametrize("with_arm_features", [False, True])
+def test_effects_are_what_scores_move_by(policy, with_arm_features):
+    rng, d = np.random.default_rng(4), 5
+    own = rng.standard_normal((3, 2)) if with_arm_features else None
+    learner = policy(n_arms=3, n_features=d, seed=1, arm_features=own)
+    assert learner.effects() is None
+    x = np.c_[np.ones(400), rng.normal(3.0, 2.0, 400), rng.standard_normal((400, 2)), rng.random(400) < 0.3]
+    arms = rng.integers(0, 3, 400)
+    learner.update_many(arms, (rng.random(400) < 0.3 + 0.1 * arms * (x[:, 2] > 0)).astype(float), x)
+    effects, limits = learner.effects(), learner.limits
+    assert effects is not None
+    assert limits is not None
+    centre, spread = limits
+    assert effects.shape == (3, d)
+    for j in range(d):
+        base = centre.astype(np.float32).astype(np.float64)
+        moved = base.copy()
+        moved[j] = np.float32(base[j] + spread[j])
+        by = learner.scores_of(moved)[0] - learner.scores_of(base)[0]
+        assert by == pytest.approx(effects[:, j] * (moved[j] - base[j]) / spread[j], rel=1e-6, abs=1e-9)

@@ -20,7 +20,7 @@ from bandit_serve.api.views import (
     model_view,
 )
 from bandit_serve.dashboard.assets import CACHE_CONTROL, by_hashed_name
-from bandit_serve.dashboard.experiment_figures import CopiedTable, figures_of
+from bandit_serve.dashboard.experiment_figures import CopiedTable, FeatureEffects, figures_of
 from bandit_serve.dashboard.experiment_page import SeenExperiment, copied_table, experiment_parts
 from bandit_serve.dashboard.model_page import model_parts
 from bandit_serve.dashboard.numbers import leaves
@@ -42,6 +42,7 @@ from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.pictures.report_picture import alone, report_svg
 from bandit_serve.pictures.shown import shown_of
 from bandit_serve.pictures.theme import Theme
+from bandit_serve.policies.contextual import ContextualPolicy
 from bandit_serve.replication.current_tradeoff import current_tradeoff
 from bandit_serve.replication.results_log import changes_of
 from bandit_serve.results import ResultsFold, SegmentReport
@@ -202,6 +203,7 @@ class PageHandlers:
         looked_up = await self._looked_up(live, by)
         shares, changes, reasons = self._shares(live), changes_of(live), service.reasons
         decider = service.decisions.decider(name)
+        effects = _effects_of(live)
         stats = experiment_stats(live, decider.arm_names, decider.shares.tolist(), decider.ejected)
         as_of_ms = await service.node.store.time_ms()
 
@@ -215,7 +217,7 @@ class PageHandlers:
             segments = next((each for each in shown.segments if each.field == by), None)
             if segments is not None:
                 shown = shown._replace(report=msgspec.structs.replace(shown.report, segments=segments))
-            drawn = figures_of(shown) if kept is None else kept.figures
+            drawn = figures_of(shown, effects) if kept is None else kept.figures
             if kept is None:
                 figures.keep((name, by), uid, offset, shown.history, drawn)
             told = [history_view(entry) for entry in live.history]
@@ -426,6 +428,14 @@ def _can_split(experiment: Experiment) -> list[str]:
         for field in experiment.context or ()
         if dimension_fault(experiment.context or (), field.name) is None
     ]
+
+
+def _effects_of(live: LiveExperiment) -> FeatureEffects | None:
+    """Effects of the features of a contextual policy; None without one, or before they are known."""
+    if live.features is None or not isinstance(live.policy, ContextualPolicy):
+        return None
+    effects = live.policy.effects()
+    return None if effects is None else FeatureEffects(live.features.names, effects)
 
 
 def _theme(request: web.Request) -> Theme:
