@@ -186,8 +186,8 @@ def test_what_decides_who_gets_which_arm_is_shown_where_the_policy_goes_by_the_c
     assert head == ["feature", "arm.0", "arm.1"]
     assert first[0] == "device = ios"
     assert float(first[2]) > float(first[1]) + 0.2
-    figure = seen.page.locator("#effects + .pictures svg")
-    assert "device = ios" in str(figure.text_content())
+    drawn = service.call("GET", f"/experiments/{name}/picture?of=effect")
+    assert "device = ios" in drawn.body.decode()
     seen.close()
 
 
