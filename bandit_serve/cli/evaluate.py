@@ -92,12 +92,26 @@ def evaluate_policies(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all that is drawn.")] = 0,
     engine: Annotated[
-        Literal["memory", "duckdb"],
-        typer.Option(help="What reads an export: memory, or duckdb, which holds --memory of it at most."),
+        Literal["memory", "duckdb", "dask"],
+        typer.Option(
+            help="What reads an export: memory; duckdb, which holds --memory of it at most; or dask, whose workers do "
+            "so with a part each."
+        ),
     ] = "memory",
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory of --engine duckdb, such as 512MB (default: 1GB).", show_default=False),
+        typer.Option(
+            help="Memory of --engine duckdb, and of each worker of dask, such as 512MB (default: 1GB).",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Scheduler of the cluster of --engine dask, such as tcp://10.0.0.1:8786 (default: a cluster on this "
+            "machine).",
+            show_default=False,
+        ),
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="Choose the best on one half, and estimate it on the other.")
@@ -119,7 +133,11 @@ def evaluate_policies(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads of --engine duckdb (default: all cores).", min=1, show_default=False),
+        typer.Option(
+            help="Threads of --engine duckdb (default: all cores), and of each worker of dask (default: 1).",
+            min=1,
+            show_default=False,
+        ),
     ] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
@@ -147,6 +165,7 @@ def evaluate_policies(
             "engine": engine if engine != "memory" else None,
             "memory": memory,
             "threads": threads,
+            "scheduler": scheduler,
         }
         _require_none("--learning goes without it", **others, search=search or None)
         question = LearningQuestion(policies, span, _replay_options(runs, horizon, seed, alpha))
@@ -157,7 +176,7 @@ def evaluate_policies(
             interval or "anytime", alpha, 10.0 if tau is None else tau, seed, outcome or "ridge"
         )
         judge = search_best if search else evaluate
-        reading = _reading(engine, memory, threads, experiment, search)
+        reading = _reading(engine, memory, threads, scheduler, experiment, search)
         asked = StandingQuestion(policies, versions or [], metric, span, options, judge, reading)
         _answer(asked, *where, plot, as_json)
 
@@ -229,16 +248,25 @@ def _replay_options(runs: int | None, horizon: int | None, seed: int, alpha: flo
 
 
 def _reading(
-    engine: str, memory: str | None, threads: int | None, experiment: str, search: bool
+    engine: Literal["memory", "duckdb", "dask"],
+    memory: str | None,
+    threads: int | None,
+    scheduler: str | None,
+    experiment: str,
+    search: bool,
 ) -> SumsOptions | None:
     """Options of DuckDB; None where decisions are to be in memory."""
+    if engine != "dask":
+        _require_none("only --engine dask has it", scheduler=scheduler)
     if engine == "memory":
-        _require_none("only --engine duckdb has it", memory=memory, threads=threads)
+        _require_none("only --engine duckdb and dask have it", memory=memory, threads=threads)
         return None
     if not _is_path(experiment):
-        raise UsageError("--engine duckdb: expected a Parquet export; export the experiment first.")
-    _require_none("--engine duckdb goes without it", search=search or None)
-    return SumsOptions(memory=memory or DEFAULT_MEMORY, threads=threads)
+        raise UsageError(f"--engine {engine}: expected a Parquet export; export the experiment first.")
+    _require_none(f"--engine {engine} goes without it", search=search or None)
+    if engine == "dask" and threads is None:
+        threads = 1
+    return SumsOptions(engine=engine, memory=memory or DEFAULT_MEMORY, threads=threads, scheduler=scheduler)
 
 
 def _is_path(experiment: str) -> bool:

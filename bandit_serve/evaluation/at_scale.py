@@ -1,4 +1,4 @@
-"""Evaluation of policies that never change over a Parquet export of any size, by DuckDB.
+"""Evaluation of policies that never change over a Parquet export of any size, by DuckDB, here or in a dask cluster.
 
 It has the estimates of `evaluate`, from sums instead of decisions.
 """
@@ -25,6 +25,7 @@ from bandit_serve.evaluation.evaluation import (
     residual_bound,
 )
 from bandit_serve.evaluation.parquet_sums import ArmSums, ParquetSums, PolicySums, SumsOptions, TargetSums
+from bandit_serve.evaluation.parted_sums import PartedSums
 from bandit_serve.evaluation.sources import ParquetExport
 from bandit_serve.evaluation.withholding import Withholding, closed_to_all
 from bandit_serve.experiments.metric import Metric
@@ -50,15 +51,20 @@ def evaluate_export(
     Raises `UsageError` for what sums can not answer: a policy that learns, the bootstrap, and a model of outcomes by
     context.
     """
-    targets = _targets(candidates)
+    engine = reading.engine
+    targets = _targets(candidates, engine)
     if options.interval == "bootstrap":
-        raise UsageError("--interval: expected another than bootstrap, which --engine duckdb does not have.")
+        raise UsageError(
+            f"--interval: expected another than bootstrap, which --engine {engine} does not have."
+        )
     if export.has_context and options.model is not ArmMean:
         raise UsageError(
-            "--outcome: expected mean with --engine duckdb; the decisions have a context, and it fits no model to that."
+            f"--outcome: expected mean with --engine {engine}; the decisions have a context, and it fits no model to "
+            "that."
         )
     experiment = export.experiment
-    with ParquetSums(export, metric, span, options.seed, reading) as sums:
+    of_export = PartedSums if engine == "dask" else ParquetSums
+    with of_export(export, metric, span, options.seed, reading) as sums:
         by_arm = sums.of_arms()
         n = sum(each.n for each in by_arm)
         bounds = range_of(experiment, metric, n, options)
@@ -94,12 +100,12 @@ def evaluate_export(
     )
 
 
-def _targets(candidates: Sequence[Candidate]) -> list[Floats]:
+def _targets(candidates: Sequence[Candidate], engine: str) -> list[Floats]:
     targets = []
     for candidate in candidates:
         if not isinstance(candidate, Constant):
             raise UsageError(
-                f"--policy: {candidate.name} learns, and --engine duckdb takes policies that never change: shares, "
+                f"--policy: {candidate.name} learns, and --engine {engine} takes policies that never change: shares, "
                 "arms and versions."
             )
         targets.append(candidate.shares)

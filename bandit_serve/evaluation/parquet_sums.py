@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -32,10 +32,30 @@ N_SQUARES = 5
 
 
 class SumsOptions(Struct, frozen=True, kw_only=True):
-    """Options of the reading. memory: the most that DuckDB holds, such as "1GB"; threads: None for all cores."""
+    """Options of the reading. memory: the most that DuckDB holds, such as "1GB", in each process; threads: None for all
+    cores. scheduler: the address of a dask cluster's, for the engine `dask`.
+    """
 
+    engine: Literal["duckdb", "dask"] = "duckdb"
     memory: str = DEFAULT_MEMORY
     threads: int | None = None
+    scheduler: str | None = None
+
+
+class Part(NamedTuple):
+    """Part `number` of `n` of an export's decisions: some of its files, or the decisions of some of its units."""
+
+    number: int = 0
+    n: int = 1
+
+    @classmethod
+    def of(cls, export: ParquetExport, most: int) -> list[Part]:
+        """Parts of an export, `most` at most. Where the unit is a request, no file is read twice."""
+        n = most if export.experiment.unit == "user" else min(most, len(export.files))
+        return [cls(number, n) for number in range(n)]
+
+
+WHOLE = Part()
 
 
 class ArmSums(NamedTuple):
@@ -82,16 +102,24 @@ class PolicySums(NamedTuple):
 
 
 class ParquetSums:
-    """Decisions of an export that results analyse on one metric, as queries of DuckDB.
+    """Decisions of an export, or of a part, that results analyse on one metric, as queries of DuckDB.
 
     Raises `InvalidInput` for an export that is not in files here.
     """
 
     def __init__(
-        self, export: ParquetExport, metric: Metric, span: TimeSpan, seed: int, options: SumsOptions
+        self,
+        export: ParquetExport,
+        metric: Metric,
+        span: TimeSpan,
+        seed: int,
+        options: SumsOptions,
+        part: Part = WHOLE,
     ) -> None:
         if not export.is_local:
-            raise InvalidInput("--engine duckdb: expected an export in a directory of this machine.")
+            raise InvalidInput(
+                f"--engine {options.engine}: expected an export in a directory of this machine."
+            )
         self._error = require("duckdb", EXTRA).Error
         self._spilled = tempfile.TemporaryDirectory(prefix="bandit-serve-evaluate.")
         settings: dict[str, Any] = {
@@ -107,7 +135,7 @@ class ParquetSums:
             self._spilled.cleanup()
             raise InvalidInput(f"--memory: {str(error).splitlines()[0]}") from None
         self._arms = export.experiment.arm_names
-        self._decisions = fold_in_sql(_decisions(export, metric, span), seed)
+        self._decisions = fold_in_sql(_decisions(export, metric, span, part), seed)
 
     def close(self) -> None:
         self._database.close()
@@ -150,7 +178,7 @@ class ParquetSums:
         n_arms, n_folds = len(self._arms), len(outcomes)
         if n_arms * len(targets) > MAX_TERMS:
             raise InvalidInput(
-                f"--engine duckdb: {len(targets)} policies of {n_arms} arms are too many; ask for fewer at once."
+                f"--engine: {len(targets)} policies of {n_arms} arms are too many; ask for fewer at once."
             )
         self._put_outcomes(outcomes)
         rows = f"SELECT * FROM ({self._decisions}) JOIN outcomes USING (fold)"
@@ -217,16 +245,16 @@ class ParquetSums:
         return rows
 
 
-def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan) -> str:
+def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan, part: Part) -> str:
     """Query of the decisions that results analyse; the rules are those of `DecisionCollector`."""
     experiment = export.experiment
-    files = ", ".join(map(_quoted, export.files))
     by_unit, zero = experiment.unit == "user", experiment.missing == "zero"
     arm = (
         "CASE arm "
         + " ".join(f"WHEN {_quoted(name)} THEN {k}" for k, name in enumerate(experiment.arm_names))
         + " END"
     )
+    files = ", ".join(map(_quoted, export.files if by_unit else export.files[part.number :: part.n]))
     reward = f'"reward_{metric.name}"'
     place = ""
     if by_unit:
@@ -242,12 +270,14 @@ def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan) -> str:
         f"FROM read_parquet([{files}], union_by_name = true, hive_partitioning = false"
         f"{', filename = true, file_row_number = true' if by_unit else ''})"
     )
-    times = []
+    conditions = []
     if span.since_ms is not None:
-        times.append(f"decided_ms >= {span.since_ms}")
+        conditions.append(f"decided_ms >= {span.since_ms}")
     if span.until_ms is not None:
-        times.append(f"decided_ms < {span.until_ms}")
-    within = " AND ".join(times) or "true"
+        conditions.append(f"decided_ms < {span.until_ms}")
+    if by_unit and part.n > 1:
+        conditions.append(f"hash(unit) % {part.n} = {part.number}")
+    within = " AND ".join(conditions) or "true"
     if not by_unit:
         counted, value = ("closed", "coalesce(value, 0)") if zero else ("value IS NOT NULL", "value")
         return (

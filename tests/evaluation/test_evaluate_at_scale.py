@@ -252,7 +252,7 @@ def test_the_engine_needs_an_export_and_memory_needs_the_engine(tmp_path: Path) 
     no_export = bandit_serve("evaluate", "checkout", "--policy", "a=1", "--engine", "duckdb")
     assert (no_export.status, "expected a Parquet export" in no_export.err) == (2, True)
     no_engine = bandit_serve("evaluate", tmp_path / "e", "--policy", "a=1", "--memory", "1GB")
-    assert (no_engine.status, "only --engine duckdb has it" in no_engine.err) == (2, True)
+    assert (no_engine.status, "only --engine duckdb and dask have it" in no_engine.err) == (2, True)
 
 
 @pytest.mark.parametrize("engine", [(), ("--engine", "duckdb")])
