@@ -42,20 +42,20 @@ class SumsOptions(Struct, frozen=True, kw_only=True):
     scheduler: str | None = None
 
 
-class Part(NamedTuple):
+class WorkersPart(NamedTuple):
     """Part `number` of `n` of an export's decisions: some of its files, or the decisions of some of its units."""
 
     number: int = 0
     n: int = 1
 
     @classmethod
-    def of(cls, export: ParquetExport, most: int) -> list[Part]:
+    def of(cls, export: ParquetExport, most: int) -> list[WorkersPart]:
         """Parts of an export, `most` at most. Where the unit is a request, no file is read twice."""
         n = most if export.experiment.unit == "user" else min(most, len(export.files))
         return [cls(number, n) for number in range(n)]
 
 
-WHOLE = Part()
+WHOLE = WorkersPart()
 
 
 class ArmSums(NamedTuple):
@@ -114,7 +114,7 @@ class ParquetSums:
         span: TimeSpan,
         seed: int,
         options: SumsOptions,
-        part: Part = WHOLE,
+        part: WorkersPart = WHOLE,
     ) -> None:
         if not export.is_local:
             raise InvalidInput(
@@ -245,7 +245,7 @@ class ParquetSums:
         return rows
 
 
-def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan, part: Part) -> str:
+def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan, part: WorkersPart) -> str:
     """Query of the decisions that results analyse; the rules are those of `DecisionCollector`."""
     experiment = export.experiment
     by_unit, zero = experiment.unit == "user", experiment.missing == "zero"

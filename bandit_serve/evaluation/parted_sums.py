@@ -16,10 +16,10 @@ from bandit_serve.errors import BanditServeError, UsageError
 from bandit_serve.evaluation.parquet_sums import (
     ArmSums,
     ParquetSums,
-    Part,
     PolicySums,
     SumsOptions,
     TargetSums,
+    WorkersPart,
 )
 from bandit_serve.evaluation.sources import ParquetExport
 from bandit_serve.experiments.metric import Metric
@@ -41,7 +41,7 @@ class _Question:
     span: TimeSpan
     seed: int
     options: SumsOptions
-    part: Part
+    part: WorkersPart
 
     def of_part(self, read: Callable[[ParquetSums], T]) -> T:
         export = ParquetExport(self.at)
@@ -61,7 +61,7 @@ class PartedSums:
         except (OSError, ValueError) as error:
             raise UsageError(f"--scheduler: there is none at {options.scheduler}: {error}.") from None
         n_workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
-        parts = Part.of(export, PARTS_A_WORKER * n_workers)
+        parts = WorkersPart.of(export, PARTS_A_WORKER * n_workers)
         self._parts = [_Question(export.at, metric, span, seed, options, part) for part in parts]
 
     def __enter__(self) -> PartedSums:

@@ -19,7 +19,7 @@ from test_evaluate_at_scale import OPTIONS, PER_FILE, READING, SPLITS, N, experi
 from bandit_serve.evaluation import at_scale
 from bandit_serve.evaluation.at_scale import evaluate_export
 from bandit_serve.evaluation.candidates import of_policy
-from bandit_serve.evaluation.parquet_sums import ParquetSums, Part
+from bandit_serve.evaluation.parquet_sums import ParquetSums, WorkersPart
 from bandit_serve.evaluation.parted_sums import merged_arms, merged_moments, merged_policies
 from bandit_serve.evaluation.sources import ParquetExport, metric_of
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -35,7 +35,7 @@ class Parts:
         self._n = n
 
     def __call__(self, export: ParquetExport, *arguments: Any) -> Parts:
-        self._all = [ParquetSums(export, *arguments, part) for part in Part.of(export, self._n)]
+        self._all = [ParquetSums(export, *arguments, part) for part in WorkersPart.of(export, self._n)]
         return self
 
     def __enter__(self) -> Parts:
@@ -94,9 +94,9 @@ def test_parts_add_up_to_the_whole(
 def test_no_decision_is_in_two_parts(tmp_path: Path) -> None:
     export = exported(tmp_path / "e", experiment())
     n_files = math.ceil(N / PER_FILE)
-    assert len(Part.of(export, 100)) == n_files
+    assert len(WorkersPart.of(export, 100)) == n_files
     by_unit = exported(tmp_path / "u", experiment(unit="user"))
-    assert len(Part.of(by_unit, 100)) == 100
+    assert len(WorkersPart.of(by_unit, 100)) == 100
 
 
 terms = st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=40)

@@ -58,8 +58,17 @@ def filled(service: ThrowawayService, *, units: int = 0, n: int = N, **fields: A
             each["reward"] = reward["value"]
         assert service.call("POST", "/v1/rewards", {"rewards": rewards}).body["rejected"] == 0
         decided += some
+        if with_context:
+            # The next contexts are to meet what these have taught.
+            n_rewards = sum("reward" in each for each in decided)
+            wait_until(lambda so_far=n_rewards: learned(service, name) == so_far)
     wait_until(lambda: exposures(service, name) == n)
     return name, decided
+
+
+def learned(service: ThrowawayService, name: str) -> int:
+    """Rewards that the worker has folded."""
+    return sum(service.call("GET", "/v1/stats").body["experiments"][name]["rewards"].values())
 
 
 def results(service: ThrowawayService, name: str) -> Any:
