@@ -101,7 +101,7 @@ def evaluate_policies(
     memory: Annotated[
         str | None,
         typer.Option(
-            help="Memory of --engine duckdb, and of each worker of dask, such as 512MB (default: 1GB).",
+            help="Memory of --engine duckdb, and of each part that dask reads, such as 512MB (default: 1GB).",
             show_default=False,
         ),
     ] = None,
@@ -134,7 +134,7 @@ def evaluate_policies(
     threads: Annotated[
         int | None,
         typer.Option(
-            help="Threads of --engine duckdb (default: all cores), and of each worker of dask (default: 1).",
+            help="Threads of --engine duckdb (default: all cores), and of each part that dask reads (default: 1).",
             min=1,
             show_default=False,
         ),

@@ -24,7 +24,15 @@ from bandit_serve.evaluation.evaluation import (
     refused,
     residual_bound,
 )
-from bandit_serve.evaluation.parquet_sums import ArmSums, ParquetSums, PolicySums, SumsOptions, TargetSums
+from bandit_serve.evaluation.parquet_sums import (
+    ArmSums,
+    FilesRead,
+    ParquetSums,
+    PolicySums,
+    SumsOptions,
+    TargetsAsked,
+    TargetSums,
+)
 from bandit_serve.evaluation.parted_sums import PartedSums
 from bandit_serve.evaluation.sources import ParquetExport
 from bandit_serve.evaluation.withholding import Withholding, closed_to_all
@@ -63,21 +71,22 @@ def evaluate_export(
             "that."
         )
     experiment = export.experiment
-    of_export = PartedSums if engine == "dask" else ParquetSums
-    with of_export(export, metric, span, options.seed, reading) as sums:
+    of_files = PartedSums if engine == "dask" else ParquetSums
+    with of_files(FilesRead.of(export, engine), metric, span, options.seed, reading) as sums:
         by_arm = sums.of_arms()
         n = sum(each.n for each in by_arm)
         bounds = range_of(experiment, metric, n, options)
         outcomes = _outcomes(by_arm, len(experiment.arms))
         centre = math.fsum(each.total for each in by_arm) / n
-        found = sums.of_targets(
+        asked = TargetsAsked(
             targets,
             _withheld(experiment, by_arm),
             outcomes,
             centre,
             options.tau,
-            options.interval == "bernstein",
+            ranges=options.interval == "bernstein",
         )
+        found = sums.of_targets(asked)
     alpha_each = options.alpha / len(candidates)
     values = [
         _value(experiment, bounds, candidate, target, own, found, outcomes, centre, options, alpha_each)

@@ -7,6 +7,7 @@ each arm and fold, from which the model of outcomes follows. The second has the 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from bandit_serve.errors import InvalidInput
 from bandit_serve.evaluation.decision_folds import fold_in_sql
 from bandit_serve.evaluation.sources import ParquetExport
 from bandit_serve.experiments.metric import Metric
+from bandit_serve.experiments.spec import Experiment
 from bandit_serve.export.reading import TimeSpan
 from bandit_serve.results.off_policy.estimate import Moments
 from bandit_serve.results.sequence import Floats
@@ -32,8 +34,8 @@ N_SQUARES = 5
 
 
 class SumsOptions(Struct, frozen=True, kw_only=True):
-    """Options of the reading. memory: the most that DuckDB holds, such as "1GB", in each process; threads: None for all
-    cores. scheduler: the address of a dask cluster's, for the engine `dask`.
+    """Options of the reading. memory: the most that DuckDB holds, such as "1GB", of each part that is read at once;
+    threads: None for all cores. scheduler: the address of a dask cluster's, for the engine `dask`.
     """
 
     engine: Literal["duckdb", "dask"] = "duckdb"
@@ -42,20 +44,44 @@ class SumsOptions(Struct, frozen=True, kw_only=True):
     scheduler: str | None = None
 
 
-class WorkersPart(NamedTuple):
-    """Part `number` of `n` of an export's decisions: some of its files, or the decisions of some of its units."""
+class FilesRead(NamedTuple):
+    """Files of an experiment's export that are read, in the order of time; of several parts by unit, part `number`.
 
+    The files are named once: an export that grows meanwhile is read as it was.
+    """
+
+    experiment: Experiment
+    files: Sequence[str]
     number: int = 0
-    n: int = 1
+    n_parts: int = 1
 
     @classmethod
-    def of(cls, export: ParquetExport, most: int) -> list[WorkersPart]:
-        """Parts of an export, `most` at most. Where the unit is a request, no file is read twice."""
-        n = most if export.experiment.unit == "user" else min(most, len(export.files))
-        return [cls(number, n) for number in range(n)]
+    def of(cls, export: ParquetExport, engine: str) -> FilesRead:
+        """All of an export. Raises `InvalidInput` for one that is not in files here."""
+        if not export.is_local:
+            raise InvalidInput(f"--engine {engine}: expected an export in a directory of this machine.")
+        return cls(export.experiment, [os.path.abspath(file) for file in export.files])
+
+    def parts(self, most: int) -> list[FilesRead]:
+        """Parts of them, `most` at most. Where the unit is a request, no file is read twice."""
+        if self.experiment.unit == "user":
+            return [self._replace(number=number, n_parts=most) for number in range(most)]
+        n = min(most, len(self.files))
+        return [self._replace(files=self.files[number::n]) for number in range(n)]
 
 
-WHOLE = WorkersPart()
+class TargetsAsked(NamedTuple):
+    """Policies with these probabilities (K,), by outcomes (folds, K) and values around a centre.
+
+    withheld: by arm, the revisions that withheld it. ranges: whether the ends of terms are wanted.
+    """
+
+    targets: Sequence[Floats]
+    withheld: Sequence[Sequence[int]]
+    outcomes: Floats
+    centre: float
+    tau: float
+    ranges: bool
 
 
 class ArmSums(NamedTuple):
@@ -102,24 +128,11 @@ class PolicySums(NamedTuple):
 
 
 class ParquetSums:
-    """Decisions of an export, or of a part, that results analyse on one metric, as queries of DuckDB.
-
-    Raises `InvalidInput` for an export that is not in files here.
-    """
+    """Decisions in an export's files that results analyse on one metric, as queries of DuckDB."""
 
     def __init__(
-        self,
-        export: ParquetExport,
-        metric: Metric,
-        span: TimeSpan,
-        seed: int,
-        options: SumsOptions,
-        part: WorkersPart = WHOLE,
+        self, read: FilesRead, metric: Metric, span: TimeSpan, seed: int, options: SumsOptions
     ) -> None:
-        if not export.is_local:
-            raise InvalidInput(
-                f"--engine {options.engine}: expected an export in a directory of this machine."
-            )
         self._error = require("duckdb", EXTRA).Error
         self._spilled = tempfile.TemporaryDirectory(prefix="bandit-serve-evaluate.")
         settings: dict[str, Any] = {
@@ -134,8 +147,8 @@ class ParquetSums:
         except self._error as error:
             self._spilled.cleanup()
             raise InvalidInput(f"--memory: {str(error).splitlines()[0]}") from None
-        self._arms = export.experiment.arm_names
-        self._decisions = fold_in_sql(_decisions(export, metric, span, part), seed)
+        self._arms = read.experiment.arm_names
+        self._decisions = fold_in_sql(_decisions(read, metric, span), seed)
 
     def close(self) -> None:
         self._database.close()
@@ -162,19 +175,8 @@ class ParquetSums:
         middle = 8 + len(self._arms)
         return [ArmSums._make((*row[:7], row[8:middle], row[middle:])) for row in found]
 
-    def of_targets(
-        self,
-        targets: Sequence[Floats],
-        withheld: Sequence[Sequence[int]],
-        outcomes: Floats,
-        centre: float,
-        tau: float,
-        ranges: bool,
-    ) -> PolicySums:
-        """Sums of policies with these probabilities (K,), by outcomes (folds, K) and values around a centre.
-
-        withheld: by arm, the revisions that withheld it. ranges: whether the ends of terms are wanted.
-        """
+    def of_targets(self, asked: TargetsAsked) -> PolicySums:
+        targets, withheld, outcomes, centre, tau, ranges = asked
         n_arms, n_folds = len(self._arms), len(outcomes)
         if n_arms * len(targets) > MAX_TERMS:
             raise InvalidInput(
@@ -245,22 +247,22 @@ class ParquetSums:
         return rows
 
 
-def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan, part: WorkersPart) -> str:
+def _decisions(read: FilesRead, metric: Metric, span: TimeSpan) -> str:
     """Query of the decisions that results analyse; the rules are those of `DecisionCollector`."""
-    experiment = export.experiment
+    experiment = read.experiment
     by_unit, zero = experiment.unit == "user", experiment.missing == "zero"
     arm = (
         "CASE arm "
         + " ".join(f"WHEN {_quoted(name)} THEN {k}" for k, name in enumerate(experiment.arm_names))
         + " END"
     )
-    files = ", ".join(map(_quoted, export.files if by_unit else export.files[part.number :: part.n]))
+    files = ", ".join(map(_quoted, read.files))
     reward = f'"reward_{metric.name}"'
     place = ""
     if by_unit:
         order = (
             "CASE filename "
-            + " ".join(f"WHEN {_quoted(f)} THEN {i}" for i, f in enumerate(export.files))
+            + " ".join(f"WHEN {_quoted(f)} THEN {i}" for i, f in enumerate(read.files))
             + " END"
         )
         place = f", unit, ({order})::BIGINT * {2**40} + file_row_number AS place"
@@ -275,8 +277,9 @@ def _decisions(export: ParquetExport, metric: Metric, span: TimeSpan, part: Work
         conditions.append(f"decided_ms >= {span.since_ms}")
     if span.until_ms is not None:
         conditions.append(f"decided_ms < {span.until_ms}")
-    if by_unit and part.n > 1:
-        conditions.append(f"hash(unit) % {part.n} = {part.number}")
+    if read.n_parts > 1:
+        # Not `hash`, which may be another in another version of DuckDB.
+        conditions.append(f"md5_number_lower(unit) % {read.n_parts} = {read.number}")
     within = " AND ".join(conditions) or "true"
     if not by_unit:
         counted, value = ("closed", "coalesce(value, 0)") if zero else ("value IS NOT NULL", "value")

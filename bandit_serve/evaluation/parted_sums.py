@@ -1,6 +1,6 @@
 """Sums over a Parquet export by the workers of a dask cluster, each of a part of it, and how parts add up.
 
-Each worker reads its part as `ParquetSums` does, so all of them need the export at the same path, and this library with
+Each worker reads its part as `ParquetSums` does, so all of them need the files at the same paths, and this library with
 the extra `duckdb`.
 """
 
@@ -8,61 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bandit_serve.base.extras import require
 from bandit_serve.errors import BanditServeError, UsageError
 from bandit_serve.evaluation.parquet_sums import (
     ArmSums,
+    FilesRead,
     ParquetSums,
     PolicySums,
     SumsOptions,
+    TargetsAsked,
     TargetSums,
-    WorkersPart,
 )
-from bandit_serve.evaluation.sources import ParquetExport
 from bandit_serve.experiments.metric import Metric
 from bandit_serve.export.reading import TimeSpan
 from bandit_serve.results.off_policy.estimate import Moments
-from bandit_serve.results.sequence import Floats
 
 EXTRA = "dask"
 PARTS_A_WORKER = 2
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Question:
-    """All that a worker needs to know of the decisions."""
-
-    at: str
-    metric: Metric
-    span: TimeSpan
-    seed: int
-    options: SumsOptions
-    part: WorkersPart
-
-    def of_part(self, read: Callable[[ParquetSums], T]) -> T:
-        export = ParquetExport(self.at)
-        with ParquetSums(export, self.metric, self.span, self.seed, self.options, self.part) as sums:
-            return read(sums)
-
-
 class PartedSums:
     """As `ParquetSums`, by the workers of the scheduler in `options`, or of a cluster on this machine without one."""
 
     def __init__(
-        self, export: ParquetExport, metric: Metric, span: TimeSpan, seed: int, options: SumsOptions
+        self, read: FilesRead, metric: Metric, span: TimeSpan, seed: int, options: SumsOptions
     ) -> None:
         self._distributed = require("distributed", EXTRA)
         try:
             self._client = self._distributed.Client(options.scheduler)
         except (OSError, ValueError) as error:
             raise UsageError(f"--scheduler: there is none at {options.scheduler}: {error}.") from None
-        n_workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
-        parts = WorkersPart.of(export, PARTS_A_WORKER * n_workers)
-        self._parts = [_Question(export.at, metric, span, seed, options, part) for part in parts]
+        parts = read.parts(PARTS_A_WORKER * max(1, len(self._client.nthreads())))
+        self._parts = [(part, metric, span, seed, options) for part in parts]
 
     def __enter__(self) -> PartedSums:
         return self
@@ -73,16 +53,8 @@ class PartedSums:
     def of_arms(self) -> list[ArmSums]:
         return merged_arms(row for rows in self._each(_arms_of) for row in rows)
 
-    def of_targets(
-        self,
-        targets: Sequence[Floats],
-        withheld: Sequence[Sequence[int]],
-        outcomes: Floats,
-        centre: float,
-        tau: float,
-        ranges: bool,
-    ) -> PolicySums:
-        return merged_policies(self._each(_targets_of, targets, withheld, outcomes, centre, tau, ranges))
+    def of_targets(self, asked: TargetsAsked) -> PolicySums:
+        return merged_policies(self._each(_targets_of, asked))
 
     def _each(self, read: Callable[..., T], *arguments: Any) -> list[T]:
         futures = [self._client.submit(read, part, *arguments, pure=False) for part in self._parts]
@@ -95,12 +67,14 @@ class PartedSums:
         return results
 
 
-def _arms_of(question: _Question) -> list[ArmSums]:
-    return question.of_part(ParquetSums.of_arms)
+def _arms_of(part: tuple[Any, ...]) -> list[ArmSums]:
+    with ParquetSums(*part) as sums:
+        return sums.of_arms()
 
 
-def _targets_of(question: _Question, *arguments: Any) -> PolicySums:
-    return question.of_part(lambda sums: sums.of_targets(*arguments))
+def _targets_of(part: tuple[Any, ...], asked: TargetsAsked) -> PolicySums:
+    with ParquetSums(*part) as sums:
+        return sums.of_targets(asked)
 
 
 def merged_arms(rows: Iterable[ArmSums]) -> list[ArmSums]:

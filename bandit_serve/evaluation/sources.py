@@ -77,7 +77,6 @@ class ParquetExport:
     """
 
     def __init__(self, at: str) -> None:
-        self.at = at
         self._pa = require("pyarrow", EXTRA)
         dataset = require("pyarrow.dataset", EXTRA)
         files, path = None, at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from test_evaluate_at_scale import OPTIONS, PER_FILE, READING, SPLITS, N, experi
 from bandit_serve.evaluation import at_scale
 from bandit_serve.evaluation.at_scale import evaluate_export
 from bandit_serve.evaluation.candidates import of_policy
-from bandit_serve.evaluation.parquet_sums import ParquetSums, WorkersPart
+from bandit_serve.evaluation.parquet_sums import FilesRead, ParquetSums, TargetsAsked
 from bandit_serve.evaluation.parted_sums import merged_arms, merged_moments, merged_policies
 from bandit_serve.evaluation.sources import ParquetExport, metric_of
 from bandit_serve.experiments.policy_spec import PolicySpec
@@ -34,8 +35,8 @@ class Parts:
     def __init__(self, n: int) -> None:
         self._n = n
 
-    def __call__(self, export: ParquetExport, *arguments: Any) -> Parts:
-        self._all = [ParquetSums(export, *arguments, part) for part in WorkersPart.of(export, self._n)]
+    def __call__(self, read: FilesRead, *arguments: Any) -> Parts:
+        self._all = [ParquetSums(part, *arguments) for part in read.parts(self._n)]
         return self
 
     def __enter__(self) -> Parts:
@@ -48,8 +49,8 @@ class Parts:
     def of_arms(self) -> Any:
         return merged_arms(row for each in self._all for row in each.of_arms())
 
-    def of_targets(self, *arguments: Any) -> Any:
-        return merged_policies([each.of_targets(*arguments) for each in self._all])
+    def of_targets(self, asked: TargetsAsked) -> Any:
+        return merged_policies([each.of_targets(asked) for each in self._all])
 
 
 def asked(export: ParquetExport) -> list[Any]:
@@ -94,9 +95,11 @@ def test_parts_add_up_to_the_whole(
 def test_no_decision_is_in_two_parts(tmp_path: Path) -> None:
     export = exported(tmp_path / "e", experiment())
     n_files = math.ceil(N / PER_FILE)
-    assert len(WorkersPart.of(export, 100)) == n_files
+    parts = FilesRead.of(export, "dask").parts(100)
+    assert len(parts) == n_files
+    assert sorted(file for part in parts for file in part.files) == sorted(map(os.path.abspath, export.files))
     by_unit = exported(tmp_path / "u", experiment(unit="user"))
-    assert len(WorkersPart.of(by_unit, 100)) == 100
+    assert len(FilesRead.of(by_unit, "dask").parts(100)) == 100
 
 
 terms = st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=40)
