@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+
+import latency
 
 WRK = """
 local bodies, next_body = {{}}, 0
@@ -38,7 +37,8 @@ def run(
     """POSTs the bodies in turn over kept-alive connections. Each sends its next request after the answer."""
     if shutil.which("wrk"):
         return _wrk(url, bodies, content_type, seconds, connections)
-    return asyncio.run(_loop(url, bodies, content_type, seconds, connections))
+    measured = latency.measure(url, bodies, content_type, seconds, connections=connections)
+    return Load(round(measured.per_s * seconds), measured.errors, seconds)
 
 
 def generator() -> str:
@@ -58,55 +58,3 @@ def _wrk(url: str, bodies: Sequence[bytes], content_type: str, seconds: float, c
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
     errors = (int(refused[1]) if refused else 0) + (sum(map(int, broken.groups())) if broken else 0)
     return Load(int(total[1]), errors, float(total[2]) * (0.001 if total[3] == "ms" else 1.0))
-
-
-class _Connection(asyncio.Protocol):
-    def __init__(self, requests: Sequence[bytes], start: int, stride: int) -> None:
-        self._requests, self._next, self._stride = requests, start, stride
-        self._received = b""
-        self.answered = self.errors = 0
-        self.open = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._send()
-
-    def _send(self) -> None:
-        self._transport.write(self._requests[self._next % len(self._requests)])
-        self._next += self._stride
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, separator, rest = self._received.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        if length is None or len(rest) < int(length[1]):
-            return
-        self._received = b""
-        self.answered += 1
-        self.errors += not head.startswith(b"HTTP/1.1 2")
-        if self.open:
-            self._send()
-
-
-async def _loop(
-    url: str, bodies: Sequence[bytes], content_type: str, seconds: float, connections: int
-) -> Load:
-    address = urlsplit(url)
-    head = f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {content_type}\r\n"
-    requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
-    loop = asyncio.get_running_loop()
-    clients = []
-    started = time.perf_counter()
-    for start in range(connections):
-        _, client = await loop.create_connection(
-            lambda start=start: _Connection(requests, start, connections), address.hostname, address.port
-        )
-        clients.append(client)
-    await asyncio.sleep(seconds)
-    for client in clients:
-        client.open = False
-    elapsed = time.perf_counter() - started
-    return Load(sum(c.answered for c in clients), sum(c.errors for c in clients), elapsed)

@@ -21,8 +21,6 @@ from bandit_serve.results import SegmentReport
 
 MAX_METRICS = 5
 """Metrics beside the objective that are drawn over time."""
-
-
 MAX_FEATURES = 8
 """Features whose effects are drawn: those by which arms differ most."""
 MAX_ARMS = 5
@@ -30,10 +28,11 @@ MAX_ARMS = 5
 
 
 class FeatureEffects(NamedTuple):
-    """Names of d features, and `ContextualPolicy.effects` of the K arms, float64 (K, d)."""
+    """Names of d features, and `ContextualPolicy.effects` of the K arms, float64 (K, d), in log odds or rewards."""
 
     names: Sequence[str]
     effects: NDArray[np.float64]
+    in_log_odds: bool
 
 
 class ExperimentFigures(NamedTuple):
@@ -157,7 +156,7 @@ def _effects(shown: Shown, known: FeatureEffects) -> list[Figure]:
     if not features:
         return []
     names = [shown.report.arms[k].name for k in arms]
-    title = "How features move each arm's score"
+    title = f"How features move each arm's {'log odds' if known.in_log_odds else 'reward'}"
     drawn = [
         Row(f"{known.names[j]}, {name}", k, value, (min(value, 0.0), max(value, 0.0)), label=name)
         if place

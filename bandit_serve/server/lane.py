@@ -158,12 +158,15 @@ class LaneProtocol(Connection):
         if data and self._owed is not None:
             messages = [message for message, _ in itertools.islice(self._messages, n_messages, None)]
             self._owed, heads = stands_after(data, messages, self._owed)
-            self._n_new += len(heads)
+            known = self._lane.heads
+            # Those that waited behind an answer may be known already.
+            new = [head for head in heads if known.get(head[0]) is None]
+            self._n_new += len(new)
             if self._n_new > MAX_NEW:
                 self._owed = None
-            for text, message, n_bytes in heads:
+            for text, message, n_bytes in new:
                 if is_plain(message) and self._may_be_known(message.path, message.headers):
-                    self._lane.heads.keep(text, Head(message.path, message.headers, n_bytes))
+                    known.keep(text, Head(message.path, message.headers, n_bytes))
 
     def _may_be_known(self, path: str, headers: CIMultiDictProxy[str]) -> bool:
         """Whether a hot request with these headers is let in whoever sends it, and is not told apart by tags."""

@@ -26,7 +26,8 @@ NAME = "checkout"
 WORKERS = 2
 # A busy machine is no outage.
 PATIENT = ("--store-timeout", "3s")
-FLAGS = ("--store-replicas", "1", *PATIENT)
+REPLICAS = {"cluster": 1, "sentinel": 2}
+"""All that a master has: whichever is promoted then has what was acknowledged."""
 
 
 class House(NamedTuple):
@@ -74,7 +75,8 @@ def house_of(kind: str, folder: Path) -> Iterator[House]:
                 return redis.RedisCluster(host="127.0.0.1", port=servers.alive()[0].port)
             return servers.master().client()
 
-        with ThrowawayService(folder, *FLAGS, store=servers.url, workers=WORKERS) as service:
+        flags = ("--store-replicas", str(REPLICAS[kind]), *PATIENT)
+        with ThrowawayService(folder, *flags, store=servers.url, workers=WORKERS) as service:
             layout = BY_BUCKET if kind == "cluster" else BY_EXPERIMENT
             yield House(servers.url, service, made, layout, disturb, client)
 

@@ -45,10 +45,10 @@ class Counting(LaneProtocol):
 class Side:
     """Both ends of one connection, whose first request is answered."""
 
-    def __init__(
-        self, protocol: Counting, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.protocol, self._reader, self._writer = protocol, reader, writer
+    protocol: Counting
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
 
     async def ask(self, *pieces: bytes, pause_s: float = 0.02) -> bytes:
         for piece in pieces:
@@ -83,9 +83,8 @@ class World:
 
     async def connect(self) -> Side:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        side = Side(self._protocols[-1] if self._protocols else None, reader, writer)  # type: ignore[arg-type]
-        assert await side.answer() == b"app"
+        side = Side(reader, writer)
+        assert await side.ask(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"app"
         side.protocol = self._protocols[-1]
         self._sides.append(side)
         return side
@@ -199,6 +198,26 @@ def test_heads_that_differ_each_time_push_no_other_out_and_are_soon_left_to_the_
                 i for i in range(MAX_HEADS) if world.lane.heads.get(request("/fast", f"X-Number: {i}")[:-3])
             ]
             assert len(known) <= MAX_NEW * (MAX_HEADS // 100 + 1)
+
+    asyncio.run(run())
+
+
+def test_known_requests_that_wait_behind_an_answer_are_no_news() -> None:
+    async def slow(name: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        await asyncio.sleep(0.01)
+        return fast(name, headers, body)
+
+    async def run() -> None:
+        async with serving({"/slow": slow, "/fast": fast}) as world:
+            side, waits, asked = await world.connect(), request("/slow"), request("/fast")
+            for each in (waits, asked):
+                assert await side.ask(each) == b"abc None"
+            assert await side.ask(waits + asked * (MAX_NEW + 4)) == b"abc None"
+            for _ in range(MAX_NEW + 4):
+                assert await side.answer() == b"abc None"
+            n_parsed = side.protocol.n_parsed
+            assert await side.ask(asked) == b"abc None"
+            assert side.protocol.n_parsed == n_parsed
 
     asyncio.run(run())
 

@@ -435,7 +435,7 @@ def _effects_of(live: LiveExperiment) -> FeatureEffects | None:
     if live.features is None or not isinstance(live.policy, ContextualPolicy):
         return None
     effects = live.policy.effects()
-    return None if effects is None else FeatureEffects(live.features.names, effects)
+    return None if effects is None else FeatureEffects(live.features.names, effects, live.policy.logit)
 
 
 def _theme(request: web.Request) -> Theme:
