@@ -51,7 +51,7 @@ from bandit_serve.server.routes import ROUTE_LABELS
 from bandit_serve.server.service import Service
 from bandit_serve.server.site import make_site
 from bandit_serve.server.tenants import Tenants
-from bandit_serve.server.wire import negotiated
+from bandit_serve.server.wire import Reply, encoded
 from bandit_serve.server.worker import COLLECTED_AT
 from bandit_serve.settings import Settings
 
@@ -238,29 +238,29 @@ def parts_of(there: World, route: str, request: bytes, media: str) -> dict[str, 
     body, loop = request[end:], asyncio.get_running_loop()
     head = lane.heads.get(request[:end])
     assert head is not None, "the head is known by now"
-    path, headers = head.path, head.headers
+    path, headers, form = head.path, head.headers, head.form
     parts: dict[str, Callable[[], object]] = {
         "head, known": lambda: lane.heads.get(request[: request.index(END) + len(END)]),
         "route and key": lambda: protocol._find(path, headers),
     }
     found = protocol._find(path, headers)
     assert found is not None
-    _, hot, _ = found
+    hot = found.hot
     handlers = DecisionHandlers(service)
     if route == "reward":
         rewards = RewardHandlers(service)
-        parts["body"] = lambda: rewards._body.decode(headers, body)
-        token = rewards._body.decode(headers, body).decision_id
+        parts["body"] = lambda: rewards._body.decode(form, body)
+        token = rewards._body.decode(form, body).decision_id
         parts["token, opened"] = lambda: service.rewards.keyring.open([token], np.zeros(1))
     else:
         decoder: Any = handlers._decide if route == "decide" else handlers._predict
-        asked = decoder.decode(headers, body)
+        asked = decoder.decode(form, body)
         decider = decisions.deciders[EXPERIMENT]
         unit, now_ms = "user-1", decisions._now_ms()
         choice = decider.choose(unit, None)
         assert choice.draw is not None
         shares = choice.draw.shares
-        parts["body"] = lambda: decoder.decode(headers, body)
+        parts["body"] = lambda: decoder.decode(form, body)
         parts["draw"] = lambda: decider.choose(unit, None)
         if isinstance(asked, PredictRequest):
             model = decisions._models.get("ranker", "v1")
@@ -273,10 +273,10 @@ def parts_of(there: World, route: str, request: bytes, media: str) -> dict[str, 
             if type(asked) is DecideRequest
             else decisions.predict(EXPERIMENT, asked)
         )
-        parts["encode"] = lambda: negotiated(headers, decided)
+        parts["encode"] = lambda: encoded(form, decided)
     answer = there.answers.last
-    body_bytes, line = answer[answer.index(END) + len(END) :], f"Content-Type: {media}\r\n"
-    parts["head of the answer, write"] = lambda: protocol._write(200, line, body_bytes)
+    reply = Reply(answer[answer.index(END) + len(END) :], media)
+    parts["head of the answer, write"] = lambda: protocol._give(lane, hot, reply, 0.0)
     parts["counters"] = lambda: service.counters.request(hot.label, 200, 1e-5)
     parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16)
     parts["(a new head: its parser)"] = lambda: parser.feed_data(request)

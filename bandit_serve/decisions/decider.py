@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
 from bandit_serve.api.decisions import Context, ModelName, OutsideReason
@@ -39,40 +39,24 @@ ARM_MASK = (1 << ARM_BITS) - 1
 _NONE = np.empty(0, np.float32)
 
 
-class Choice:
+class Choice(Struct, frozen=True):
     """Arm that was drawn, with all that its log entry needs. `draw` is None if nothing is logged (paused, stopped).
 
     x: what the log has of the decision, float32 (d,). `reason` says why a request is outside of a running experiment.
     """
 
-    __slots__ = ("arm", "draw", "held_out", "propensity", "unit", "x")
+    arm: int
+    propensity: float
+    unit: int
+    draw: Draw | None
+    x: NDArray[np.float32] | None
+    held_out: bool = False
     reason: OutsideReason | UnsetType = UNSET
 
-    def __init__(
-        self,
-        arm: int,
-        propensity: float,
-        unit: int,
-        draw: Draw | None,
-        x: NDArray[np.float32] | None,
-        held_out: bool = False,
-    ) -> None:
-        self.arm = arm
-        self.propensity = propensity
-        self.unit = unit
-        self.draw = draw
-        self.held_out = held_out
-        self.x = x
 
-
-class OutsideChoice(Choice):
+def outside_choice(control: int, reason: OutsideReason) -> Choice:
     """Control, for a request that is outside of a running experiment."""
-
-    __slots__ = ("reason",)
-
-    def __init__(self, control: int, reason: OutsideReason) -> None:
-        super().__init__(control, 1.0, 0, None, None)
-        self.reason = reason
+    return Choice(control, 1.0, 0, None, None, reason=reason)
 
 
 class Decider:
@@ -377,7 +361,7 @@ class Decider:
 
     def outside(
         self, unit: str | None, eligible: Sequence[str] | None, context: Context | None
-    ) -> OutsideChoice | None:
+    ) -> Choice | None:
         """Control for a request that is outside of a running experiment; None for one that is in it.
 
         Whoever names no unit may be told otherwise the next time, so ask once. Raises `InvalidInput` for a wrong `unit`
@@ -392,7 +376,7 @@ class Decider:
             check_outside(unit, "unit")
         if eligible is not None:
             self._named(eligible)
-        return OutsideChoice(self.fallback, reason)
+        return outside_choice(self.fallback, reason)
 
     def _no_arm(self) -> Conflict:
         return Conflict(f"The experiment {self.id!r} interleaves two lists: ask it to predict, with k.")

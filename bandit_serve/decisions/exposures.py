@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,9 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit_serve.decisions._exposure_columns import ExposureColumns
 from bandit_serve.decisions.outcomes import Outcome, Outcomes, ServedMetrics
 from bandit_serve.errors import UnreadableEntry
-from bandit_serve.log.events import MAX_AGE_MS, Exposed, NamedExposed, Pair, columns_of
+from bandit_serve.log.events import Exposed, NamedExposed, Pair, columns_of
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,10 @@ class WaitingBatch(NamedTuple):
     served: tuple[bytes, ...] = ()
 
 
-class ExposureBuffer:
+class ExposureBuffer(ExposureColumns):
     """Exposures of one experiment in one worker. `next` is the number of its next decision.
+
+    Its columns are those of the batch that is open, and what few decisions have stands beside them.
 
     `n_features` is d of what the experiment logs of each decision. `served` says which metrics the service measures for
     it; without any, outcomes are not kept. With `keeps_names` the names of units are logged, too.
@@ -46,7 +48,6 @@ class ExposureBuffer:
 
     def __init__(self, incarnation: int) -> None:
         self._incarnation = incarnation
-        self.next = 0
         self.lost = 0
         self.n_features = 0
         self.served = ServedMetrics()
@@ -61,16 +62,10 @@ class ExposureBuffer:
     @property
     def logged(self) -> int:
         """Decisions that are in the log."""
-        return self._first - self._waiting_rows - self.lost
+        return self.first - self._waiting_rows - self.lost
 
-    def _open(self) -> None:
-        self._first = self.next
-        self._time_ms = 0
-        self._revision = 0
-        self._arms = array("H")
-        self._ages_ms = array("I")
-        self._units = array("Q")
-        self._held_out = bytearray()
+    def _open(self, time_ms: int = 0, revision: int = 0) -> None:
+        self.begin(time_ms, revision, MAX_BATCH_ROWS)
         self._x = bytearray()
         self._pairs: list[Pair] = []
         self._pair_bytes = 0
@@ -78,8 +73,6 @@ class ExposureBuffer:
         self._outcomes = Outcomes()
         self._vectors: list[bytes] = []
         self._vector_bytes = 0
-        self._runs = array("I")
-        self._vector: NDArray[np.float64] | None = None
 
     def add(
         self,
@@ -100,50 +93,43 @@ class ExposureBuffer:
         features, float32 (d,). pair: the user, the item and the features of its prediction. outcome: what became of
         that, where the experiment has served metrics. name: the unit's, which is logged where names are kept.
         """
-        age_ms = time_ms - self._time_ms
-        if self._vector is not vector or revision != self._revision or not 0 <= age_ms <= MAX_AGE_MS:
+        plain = x is None and pair is None and outcome is None and not self.keeps_names
+        if plain and self.add_plain(arm, unit, vector, revision, time_ms, held_out):
+            return
+        if not self.goes_on(vector, revision, time_ms):
             self._turn(vector, revision, time_ms)
-            age_ms = time_ms - self._time_ms
         try:
-            self._arms.append(arm)
-            self._ages_ms.append(age_ms)
-            if unit:
-                self._units.append(unit)
-            self._held_out.append(held_out)
             if pair is not None:
-                self._pairs.append(Pair(self.next - self._first, *pair))
+                self._pairs.append(Pair(self.next - self.first, *pair))
                 self._pair_bytes += PAIR_BYTES + len(pair[0]) + len(pair[1]) + 16 * len(pair[2] or ())
             if outcome is not None:
-                self._outcomes.add(self.next - self._first, outcome)
+                self._outcomes.add(self.next - self.first, outcome)
             if self.keeps_names:
                 self._keep_names([name or ""])
-            if x is not None:
-                self._x += x.tobytes()
+            features = b"" if x is None else x.tobytes()
+            self.add_row(arm, unit, time_ms, held_out)
         except Exception:
             self._take_back()
             raise
-        self._runs[-1] += 1
-        self.next += 1
+        self._x += features
         self._close_if_large()
 
     def _take_back(self) -> None:
-        """Cuts all columns to the number of counted decisions. Features are added last, so they never need it."""
-        n_rows = self.next - self._first
-        for column in (self._arms, self._ages_ms, self._units, self._held_out):
-            del column[n_rows:]
+        """Takes away what stands beside a decision that was not added."""
+        n_rows = self.next - self.first
         self._pairs = [pair for pair in self._pairs if pair.place < n_rows]
         self._outcomes.cut(n_rows)
         del self._names[n_rows:]
 
     def _keep_names(self, names: Sequence[str]) -> None:
         """Adds names behind those of all decisions before, of which some may have come while none were kept."""
-        missing = self.next - self._first - len(self._names)
+        missing = self.next - self.first - len(self._names)
         self._names += [*[""] * missing, *names]
         self._pair_bytes += sum(map(len, names))
 
     def _close_if_large(self) -> None:
         nbytes = self._vector_bytes + len(self._x) + self._pair_bytes
-        if len(self._arms) >= MAX_BATCH_ROWS or nbytes >= MAX_BATCH_VECTOR_BYTES:
+        if self.next - self.first >= MAX_BATCH_ROWS or nbytes >= MAX_BATCH_VECTOR_BYTES:
             self._close()
 
     def add_many(
@@ -165,55 +151,44 @@ class ExposureBuffer:
         """
         if not len(arms):
             return
-        if (
-            self._vector is not vector
-            or revision != self._revision
-            or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS
-        ):
+        if not self.goes_on(vector, revision, time_ms):
             self._turn(vector, revision, time_ms)
         try:
-            self._arms.frombytes(arms.tobytes())
-            self._ages_ms.frombytes(np.full(len(arms), time_ms - self._time_ms, np.uint32).tobytes())
-            self._units.frombytes(units.tobytes())
-            self._held_out += bytes(len(arms)) if held_out is None else held_out.tobytes()
             if self.keeps_names and names:
                 self._keep_names(names)
-            if x is not None:
-                self._x += x.tobytes()
+            features = b"" if x is None else x.tobytes()
+            self.add_rows(arms, units, time_ms, None if held_out is None else held_out.view(np.uint8))
         except Exception:
             self._take_back()
             raise
-        self._runs[-1] += len(arms)
-        self.next += len(arms)
+        self._x += features
         self._close_if_large()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:
         shares = vector.tobytes()
-        if self._arms and (revision != self._revision or not 0 <= time_ms - self._time_ms <= MAX_AGE_MS):
+        if self.next > self.first and not self.takes(revision, time_ms):
             self._close()
-        if not self._arms:
+        if self.next == self.first:
             # An empty run may be left over from a decision that could not be added.
-            self._open()
-            self._time_ms, self._revision = time_ms, revision
+            self._open(time_ms, revision)
             self.on_begin()
-        self._vector = vector
+        self.begin_run(vector)
         self._vectors.append(shares)
         self._vector_bytes += len(shares)
-        self._runs.append(0)
 
     def _close(self) -> None:
-        n_rows = len(self._arms)
+        n_rows = self.next - self.first
         exposed = Exposed(
             incarnation=self._incarnation,
-            first=self._first,
-            revision=self._revision,
-            time_ms=self._time_ms,
-            arms=self._arms.tobytes(),
-            ages_ms=self._ages_ms.tobytes(),
-            units=self._units.tobytes(),
+            first=self.first,
+            revision=self.revision,
+            time_ms=self.time_ms,
+            arms=self.arms,
+            ages_ms=self.ages_ms,
+            units=self.units,
             vectors=b"".join(self._vectors),
-            runs=self._runs.tobytes(),
-            held_out=_bits(self._held_out),
+            runs=self.runs,
+            held_out=_bits(self.held_out),
             x=bytes(self._x),
             pairs=tuple(self._pairs),
         )
@@ -243,7 +218,7 @@ class ExposureBuffer:
     def first_waiting(self, end: int | None = None) -> WaitingBatch | None:
         """Oldest batch, if it has decisions before number `end`; the same one until `done` is called."""
         end = self.next if end is None else end
-        if not self._waiting and self._first < min(end, self.next):
+        if not self._waiting and self.first < min(end, self.next):
             self._close()
         return self._waiting[0] if self._waiting and self._waiting[0].exposed.first < end else None
 
@@ -257,7 +232,7 @@ def _ignore() -> None:
     pass
 
 
-def _bits(flags: bytearray) -> bytes:
+def _bits(flags: bytes) -> bytes:
     """Packs bytes of 0 or 1 into bits; empty if all are 0."""
     return np.packbits(np.frombuffer(flags, np.uint8), bitorder="little").tobytes() if 1 in flags else b""
 

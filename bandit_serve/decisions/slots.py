@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandit_serve.api.decisions import DecideRequest
@@ -30,11 +31,11 @@ def place_arms(
         others = [arm for arm in sorted(decider.takers(request.eligible)) if arm != first.arm]
         return [first, *(Choice(arm, 1.0, 0, None, None) for arm in others[: decider.slots - 1])]
     assert isinstance(decider, Decider)
-    first.unit = random.getrandbits(64) | 1
+    of_the_list = random.getrandbits(64) | 1
+    first = replace(first, unit=of_the_list)
     choices, left = [first], decider.takers(request.eligible) - decider.weightless - {first.arm}
     while left and len(choices) < decider.slots:
-        choice = decider.choose_from(left, x)
-        choice.unit = first.unit
+        choice = replace(decider.choose_from(left, x), unit=of_the_list)
         choices.append(choice)
         left -= {choice.arm}
     return choices

@@ -16,7 +16,8 @@ from multidict import istr
 
 from bandit_serve.errors import Forbidden
 from bandit_serve.server.forwarded import Proxies
-from bandit_serve.server.wire import SENT_BY_ANY_PAGE, essence
+from bandit_serve.server.wire import SENT_BY_ANY_PAGE
+from bandit_serve.server.wire_form import essence
 from bandit_serve.settings import Settings
 
 # A name of this type costs a quarter to look up, as it is not folded each time.

@@ -13,7 +13,7 @@ from bandit_serve.api.flags import ErrorCode
 from bandit_serve.base.printable_text import printable_json
 from bandit_serve.errors import NoTargetingKey, Unparsable
 from bandit_serve.server.problems import PROBLEM_TYPE, Problem, problem_parts
-from bandit_serve.server.wire import JSON
+from bandit_serve.server.wire_form import JSON
 
 
 class EvaluationFailure(Problem, frozen=True, kw_only=True):

@@ -8,11 +8,14 @@ request in its plainest form, from a caller who may be here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion11, RawRequestMessage
+from msgspec import Struct
 from multidict import CIMultiDictProxy
+
+from bandit_serve.server.wire_form import WireForm
 
 END = b"\r\n\r\n"
 MAX_HEADS = 1_024
@@ -25,11 +28,13 @@ MAX_BODY_BYTES = 65_536
 """Of a request with a known head: the beginning of its body is kept until the rest is there."""
 
 
-class Head(NamedTuple):
-    """Path and headers of a request, and the bytes of its body."""
+class Head(Struct, frozen=True):
+    """Head of a request as it came, its path, headers and forms, and the number of bytes of its body."""
 
+    text: bytes
     path: str
     headers: CIMultiDictProxy[str]
+    form: WireForm
     n_bytes: int
 
 
@@ -40,12 +45,12 @@ class Heads:
         self._known: dict[bytes, Head] = {}
         self.get = self._known.get
 
-    def keep(self, text: bytes, head: Head) -> None:
-        if len(text) > MAX_HEAD_BYTES or head.n_bytes > MAX_BODY_BYTES:
+    def keep(self, head: Head) -> None:
+        if len(head.text) > MAX_HEAD_BYTES or head.n_bytes > MAX_BODY_BYTES:
             return
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
-        self._known[text] = head
+        self._known[head.text] = head
 
 
 def is_plain(message: Any) -> bool:

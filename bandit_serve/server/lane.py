@@ -15,10 +15,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiohttp import hdrs, web
-from msgspec import UNSET
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
 from multidict import CIMultiDictProxy
 
 from bandit_serve.base.log_fields import LOG_FIELDS
@@ -32,22 +33,23 @@ from bandit_serve.server.connections import Connections
 from bandit_serve.server.forwarded import X_HOST
 from bandit_serve.server.gate import RequestGate
 from bandit_serve.server.heads import END, MAX_NEW, Head, Heads, is_plain, stands_after
-from bandit_serve.server.problems import head_of, lines_of, problem_parts
+from bandit_serve.server.problems import head_of, head_of_reply, lines_of, problem_parts
 from bandit_serve.server.route import Route
 from bandit_serve.server.service import Service
 from bandit_serve.server.tracing import Tracing
 from bandit_serve.server.wire import Reply, tags_of, too_large
+from bandit_serve.server.wire_form import WireForm, form_of
 
 if TYPE_CHECKING:
     from bandit_serve.server.site import Site
 
-Endpoint = Callable[[str, Mapping[str, str], bytes], Reply | Awaitable[Reply]]
+Endpoint = Callable[[str, WireForm, bytes], Reply | Awaitable[Reply]]
 
 EXPERIMENT = "{experiment}"
 MAX_PATHS = 10_000
 
 
-class Hot(NamedTuple):
+class Hot(Struct, frozen=True):
     """Hot endpoint: its handler, the name in its path, its counters, its callers' key, and the largest body that it
     takes.
     """
@@ -57,6 +59,15 @@ class Hot(NamedTuple):
     label: str
     needs: Needed
     max_body: int
+
+
+class Found(Struct, frozen=True):
+    """Who answers a request. Its caller's key is looked for unless the service is open."""
+
+    lane: Lane
+    hot: Hot
+    is_open: bool
+    key: ApiKey | None
 
 
 class Lane:
@@ -99,7 +110,7 @@ class Lane:
             for pattern, hot in self._patterns:
                 match = pattern.fullmatch(path)
                 if match is not None and match[1] in self.service.node.replica.experiments:
-                    known = hot._replace(name=match[1])
+                    known = replace(hot, name=match[1])
                     if len(self._paths) < MAX_PATHS:
                         self._paths[path] = known
                     break
@@ -112,7 +123,17 @@ class Lane:
 class LaneProtocol(Connection):
     """Connection with a lane. While it waits, also for the lane's answer, `start()` sleeps on `_waiter`."""
 
-    __slots__ = ("_answering", "_held", "_host", "_lane", "_looking", "_n_new", "_owed", "_tags")
+    __slots__ = (
+        "_answering",
+        "_held",
+        "_host",
+        "_lane",
+        "_last_head",
+        "_looking",
+        "_n_new",
+        "_owed",
+        "_tags",
+    )
 
     def __init__(self, lane: Lane, connections: Connections, manager: web.Server, **options: Any) -> None:
         super().__init__(connections, manager, **options)
@@ -130,6 +151,8 @@ class LaneProtocol(Connection):
         self._n_new = 0
         # A known head, with the beginning of its body.
         self._held = b""
+        # The known head that came last: most callers send it again.
+        self._last_head: Head | None = None
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
@@ -166,7 +189,7 @@ class LaneProtocol(Connection):
                 self._owed = None
             for text, message, n_bytes in new:
                 if is_plain(message) and self._may_be_known(message.path, message.headers):
-                    known.keep(text, Head(message.path, message.headers, n_bytes))
+                    known.keep(Head(text, message.path, message.headers, form_of(message.headers), n_bytes))
 
     def _may_be_known(self, path: str, headers: CIMultiDictProxy[str]) -> bool:
         """Whether a hot request with these headers is let in whoever sends it, and is not told apart by tags."""
@@ -175,7 +198,7 @@ class LaneProtocol(Connection):
         if not self._is_plainly_admitted(headers):
             return False
         found = self._find(path, headers)
-        return found is not None and (found[2] is not None or self._lane.authentication.is_open)
+        return found is not None and (found.is_open or found.key is not None)
 
     def _take_known(self, data: bytes) -> bytes:
         """Answers the requests whose heads are known; returns what is left for the parser."""
@@ -185,10 +208,13 @@ class LaneProtocol(Connection):
             data, self._held = self._held + data, b""
         lane, at = self._lane, 0
         while at < len(data) and self._answering is None and not self._paused and not self.crowded:
-            end = data.find(END, at) + len(END)
-            head = lane.heads.get(data[at:end])
-            if head is None:
-                break
+            head = self._last_head
+            if head is None or not data.startswith(head.text, at):
+                head = lane.heads.get(data[at : data.find(END, at) + len(END)])
+                if head is None:
+                    break
+                self._last_head = head
+            end = at + len(head.text)
             stop = end + head.n_bytes
             if stop > len(data):
                 # Not for long: `review` gives it to the parser, which has a time-out for it.
@@ -202,7 +228,7 @@ class LaneProtocol(Connection):
             self._n_new = 0
             # A head with tags of its own is not kept.
             tags = None if lane.tracing is None else lane.tags_of(head.headers)
-            self._answer_tagged(*found, head.headers, data[end:stop], tags)
+            self._answer(found, head.form, data[end:stop], tags)
             at = stop
         return data[at:]
 
@@ -248,14 +274,16 @@ class LaneProtocol(Connection):
         assert self._parser is not None
         self._messages.popleft()
         self._parser.message_consumed()
-        tags = self._lane.tags_of(message.headers)
-        self._answer_tagged(*found, message.headers, payload.read_nowait(), tags)
+        headers = message.headers
+        tags = self._lane.tags_of(headers)
+        self._answer(found, form_of(headers), payload.read_nowait(), tags)
         return True
 
-    def _find(self, path: str, headers: CIMultiDictProxy[str]) -> tuple[Lane, Hot, ApiKey | None] | None:
-        """Lane, endpoint and key of a request; None where the application has to answer."""
+    def _find(self, path: str, headers: CIMultiDictProxy[str]) -> Found | None:
+        """Who answers a request; None where that is the application."""
         lane, key = self._lane, None
-        if not lane.authentication.is_open:
+        is_open = lane.authentication.is_open
+        if not is_open:
             key = lane.authentication.key(headers)
             if key is not None and key.tenant is not UNSET:
                 site = lane.sites.get(key.tenant)
@@ -265,43 +293,31 @@ class LaneProtocol(Connection):
         service, hot = lane.service, lane.find(path)
         if hot is None or service.draining or not service.ready:
             return None
-        return lane, hot, key
+        return Found(lane, hot, is_open, key)
 
-    def _answer_tagged(
-        self,
-        lane: Lane,
-        hot: Hot,
-        key: ApiKey | None,
-        headers: CIMultiDictProxy[str],
-        body: bytes,
-        tags: RequestTags | None,
-    ) -> None:
-        assert self._manager is not None
-        self._manager.requests_count += 1
-        self._tags = tags
-        logged = None if lane.tenant is None else LOG_FIELDS.set({"tenant": lane.tenant})
-        if tags is None:
-            self._answer(lane, hot, key, headers, body)
-        else:
-            with tagged(tags):
-                self._answer(lane, hot, key, headers, body)
+    def _answer(self, found: Found, form: WireForm, body: bytes, tags: RequestTags | None) -> None:
+        self._tags, tenant = tags, found.lane.tenant
+        if tags is None and tenant is None:
+            self._ask(found, form, body)
+            return
+        logged = None if tenant is None else LOG_FIELDS.set({"tenant": tenant})
+        with tagged(tags):
+            self._ask(found, form, body)
         if logged is not None:
             LOG_FIELDS.reset(logged)
 
-    def _answer(
-        self, lane: Lane, hot: Hot, key: ApiKey | None, headers: CIMultiDictProxy[str], body: bytes
-    ) -> None:
-        started_s = time.perf_counter()
+    def _ask(self, found: Found, form: WireForm, body: bytes) -> None:
+        """Asks the endpoint, if the caller may."""
+        started_s = time.monotonic()
+        lane, hot = found.lane, found.hot
         try:
-            if key is None:
-                lane.authentication.caller(hot.needs, headers)
-            else:
-                lane.authentication.require(hot.needs, key)
+            if not found.is_open:
+                lane.authentication.require(hot.needs, found.key)
             if lane.gate is not None:
                 lane.gate.admit()
             if len(body) > hot.max_body:
                 raise too_large(hot.max_body)
-            reply = hot.endpoint(hot.name, headers, body)
+            reply = hot.endpoint(hot.name, form, body)
         except RateExceeded as error:
             self._slow_down(lane, hot, error, started_s)
             return
@@ -309,14 +325,13 @@ class LaneProtocol(Connection):
             self._refuse(lane, hot, error, started_s)
             return
         if isinstance(reply, Reply):
-            self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
-            self._count(lane, hot, 200, started_s)
+            self._give(lane, hot, reply, started_s)
         else:
             self._begin_to_answer(lane, hot, reply, started_s)
 
     def _begin_to_answer(self, lane: Lane, hot: Hot, coming: Awaitable[Reply], started_s: float) -> None:
         self._request_in_progress = True
-        self._stay_open()
+        self._stay_open(started_s)
         self._answering = asyncio.ensure_future(coming)
         self._answering.add_done_callback(partial(self._answer_later, lane, hot, started_s))
 
@@ -370,9 +385,7 @@ class LaneProtocol(Connection):
         if isinstance(error, Exception):
             self._refuse(lane, hot, error, started_s)
         else:
-            reply = coming.result()
-            self._write(200, f"Content-Type: {reply.content_type}\r\n", reply.body)
-            self._count(lane, hot, 200, started_s)
+            self._give(lane, hot, coming.result(), started_s)
         if self._messages:
             # The tags of the request that was answered are not those of the next.
             self._loop.call_soon(self._go_on, context=Context())
@@ -389,34 +402,40 @@ class LaneProtocol(Connection):
         if isinstance(error, LimitReached) and lane.gate is not None:
             lane.gate.count(error)
         status, headers, body = problem_parts(error)
-        self._write(status, lines_of(headers), body)
-        self._count(lane, hot, status, started_s)
-
-    def _count(self, lane: Lane, hot: Hot, status: int, started_s: float) -> None:
-        elapsed_s = time.perf_counter() - started_s
-        lane.service.counters.request(hot.label, status, elapsed_s)
-        if lane.tracing is not None and self._tags is not None:
-            lane.tracing.request(self._tags, hot.label, status, elapsed_s, hot.name)
-
-    def _write(self, status: int, headers: str, body: bytes) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
         if self._tags is not None:
-            headers += lines_of(self._tags.headers())
-        transport.write(head_of(status, headers, len(body)) + body)
-        self._stay_open()
+            headers |= self._tags.headers()
+        self._end(lane, hot, status, head_of(status, lines_of(headers), len(body)) + body, started_s)
+
+    def _give(self, lane: Lane, hot: Hot, reply: Reply, started_s: float) -> None:
+        body = reply.body
+        if self._tags is None:
+            head = head_of_reply(int(started_s), reply.content_type, len(body))
+        else:
+            lines = f"Content-Type: {reply.content_type}\r\n{lines_of(self._tags.headers())}"
+            head = head_of(200, lines, len(body))
+        self._end(lane, hot, 200, head + body, started_s)
+
+    def _end(self, lane: Lane, hot: Hot, status: int, answer: bytes, started_s: float) -> None:
+        """Writes an answer, and counts it."""
+        transport = self.transport
+        now_s = time.monotonic()
+        if transport is not None and not transport.is_closing():
+            transport.write(answer)
+            self._stay_open(now_s)
+        lane.service.counters.request(hot.label, status, now_s - started_s)
+        if lane.tracing is not None and self._tags is not None:
+            lane.tracing.request(self._tags, hot.label, status, now_s - started_s, hot.name)
 
     def _process_keepalive(self) -> None:
         if self._answering is None and not self._held:
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
-            self._stay_open()
+            self._stay_open(time.monotonic())
 
-    def _stay_open(self) -> None:
-        """Starts the keep-alive time, after which the connection is closed if nothing comes."""
-        close_time = self._loop.time() + self._keepalive_timeout
+    def _stay_open(self, now_s: float) -> None:
+        """Starts the keep-alive time at `now_s`, by the loop's clock: after it, the connection is closed."""
+        close_time = now_s + self._keepalive_timeout
         self._next_keepalive_close_time = close_time
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)

@@ -10,7 +10,7 @@ import itertools
 import mmap
 import os
 import platform
-from bisect import bisect_left
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
 
@@ -25,6 +25,7 @@ from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.base.clock import now_ms
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
+from bandit_serve.server._counter_row import CounterRow
 from bandit_serve.upkeep.measurements import Measurements
 
 VERDICTS: tuple[str, ...] = get_args(RewardVerdict)
@@ -85,7 +86,7 @@ _PER_HISTOGRAM = len(BUCKETS_S) + 2
 _PER_ROUTE = len(OUTCOMES) + _PER_HISTOGRAM
 
 
-class Counters:
+class Counters(CounterRow):
     """Counters as float64, `n_slots` rows: in the shared file `fd` from `start` on, a whole number of pages, or in
     memory without one. The file is made large enough.
 
@@ -107,9 +108,10 @@ class Counters:
             enlarge(fd, start + self.nbytes)
         self._map = mmap.mmap(fd, size, offset=start)
         self._all = memoryview(self._map).cast("d")
-        self._mine = self._all[slot * self._width : (slot + 1) * self._width]
+        mine = self._all[slot * self._width : (slot + 1) * self._width]
         self._scalars = {name: i for i, name in enumerate(SCALARS)}
         self._starts = {route: len(SCALARS) + i * _PER_ROUTE for i, route in enumerate(self.routes)}
+        super().__init__(mine, self._scalars, self._starts, appends, array("d", BUCKETS_S))
         self.leave()
 
     def leave(self) -> None:
@@ -121,24 +123,6 @@ class Counters:
         """Sets the counters of all workers to zero."""
         for place in range(len(self._all)):
             self._all[place] = 0.0
-
-    def add(self, scalar: str, amount: float = 1.0) -> None:
-        self._mine[self._scalars[scalar]] += amount
-
-    def set(self, scalar: str, value: float) -> None:
-        self._mine[self._scalars[scalar]] = value
-
-    def request(self, route: str, status: int, seconds: float) -> None:
-        mine, start = self._mine, self._starts[route]
-        mine[start + (0 if status < 400 else 1 if status < 500 else 2)] += 1.0
-        mine[start + 3 + bisect_left(BUCKETS_S, seconds)] += 1.0
-        mine[start + _PER_ROUTE - 1] += seconds
-
-    def append(self, seconds: float) -> None:
-        """Counts an append to a log."""
-        mine, start = self._mine, self._appends
-        mine[start + bisect_left(BUCKETS_S, seconds)] += 1.0
-        mine[start + _PER_HISTOGRAM - 1] += seconds
 
     def appends_total(self) -> tuple[list[float], float]:
         """Sums over workers: appends by latency bucket (not cumulated), and seconds."""

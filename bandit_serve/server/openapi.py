@@ -13,7 +13,8 @@ from bandit_serve.server.examples import examples_of
 from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import BatchAnswer, HtmlPage, Query, Route
 from bandit_serve.server.schemas import Schema, Schemas
-from bandit_serve.server.wire import EITHER, JSON
+from bandit_serve.server.wire import EITHER
+from bandit_serve.server.wire_form import JSON
 
 CREATED = 201
 NO_CONTENT = 204

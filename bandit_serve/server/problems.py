@@ -163,6 +163,12 @@ def head_of(status: int, lines: str, n_bytes: int) -> bytes:
     return head.encode("latin-1")
 
 
+@lru_cache(1024)
+def head_of_reply(_second: int, content_type: str, n_bytes: int) -> bytes:
+    """Head of an answer with status 200. Those of one second, by any clock, are made once for each length."""
+    return head_of(200, f"Content-Type: {content_type}\r\n", n_bytes)
+
+
 @lru_cache(64)
 def _first_line(status: int) -> str:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from bandit_serve.server.authentication import Needed
-from bandit_serve.server.wire import EITHER, JSON, MSGPACK
+from bandit_serve.server.wire import EITHER
+from bandit_serve.server.wire_form import JSON, MSGPACK
 
 JSON_ONLY = (JSON,)
 MULTIPART = ("multipart/form-data",)
@@ -47,7 +48,7 @@ class Route(NamedTuple):
     before the state is loaded, and on a crowded connection; 503 is in its `refuses` if it ever answers so. `etag` says
     that the answer has an `ETag`; a route that refuses with 412 always has one. A `conditional` route answers 304 where
     `If-None-Match` names the `ETag` of its answer. A `hot` route is answered by the lane (`lane.py`) when the whole
-    request has arrived. Its handler is a function of the name in the path, the headers and the body. `max_body`, in
+    request has arrived. Its handler is a function of the name in the path, the forms and the body. `max_body`, in
     bytes, is the size of the largest body that `takes` allows, where that is less than the setting `max_body`. `plain`
     is the type of a body in JSON or MessagePack that the route takes beside its `media`; `files` are the content types
     of files that it takes beside them. A route that `makes` what its path names answers 201 where that was not there.

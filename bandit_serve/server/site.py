@@ -31,6 +31,7 @@ from bandit_serve.server.routes.pages import PAGES
 from bandit_serve.server.service import Service
 from bandit_serve.server.tracing import Tracing
 from bandit_serve.server.wire import Reply, read_bytes
+from bandit_serve.server.wire_form import form_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -88,7 +89,7 @@ def _ordinary(endpoint: Endpoint, timeout_s: float) -> Handler:
 
     async def handle(request: web.Request) -> web.Response:
         body = await read_bytes(request, timeout_s)
-        reply = endpoint(request.match_info.get("experiment", ""), request.headers, body)
+        reply = endpoint(request.match_info.get("experiment", ""), form_of(request.headers), body)
         if not isinstance(reply, Reply):
             reply = await reply
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})

@@ -22,7 +22,8 @@ from bandit_serve.api.inference import (
 )
 from bandit_serve.base.turns import Turn
 from bandit_serve.errors import FieldError, InvalidInput, TooLarge, UnsupportedMedia
-from bandit_serve.server.wire import JSON, MAX_ANSWER_BYTES, encode_json, essence
+from bandit_serve.server.wire import MAX_ANSWER_BYTES, encode_json
+from bandit_serve.server.wire_form import JSON, essence
 from bandit_serve.serving.datatypes import wire_dtype
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -23,16 +21,15 @@ from bandit_serve.server.arrival import arriving
 from bandit_serve.server.forwarded import client_of
 from bandit_serve.server.messagepack import ARRAY, MAP, json_of, messagepack_of
 from bandit_serve.server.repeated import repeated_keys
+from bandit_serve.server.wire_form import JSON, MSGPACK, WireForm, form_of, wants_msgpack
 
 T = TypeVar("T")
 
-JSON, MSGPACK = "application/json", "application/msgpack"
 EITHER = (JSON, MSGPACK)
 # What a browser lets a page of another site send without asking us first.
 SENT_BY_ANY_PAGE = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
-JSON_NAMES = frozenset({JSON})
-MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 JSON_HEADERS = {"Content-Type": JSON}
+JSON_FORM = form_of(JSON_HEADERS)
 
 MAX_ANSWER_BYTES = 32 * 2**20
 # Each value of JSON costs some tenths of a microsecond, in one piece, before anything can be said of it.
@@ -53,7 +50,7 @@ encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """Body of an answer with status 200, and its content type."""
 
     body: bytes
@@ -96,15 +93,15 @@ class Body(Generic[T]):
         Raises `InvalidInput` that names the field, `UnsupportedMedia`, `TooLarge` or `TooSlow`. `every` as
         `find_mistakes` in `convert_or_explain`. A body in JSON that is not valid is tried again as `fill` makes it.
         """
-        headers: Mapping[str, str] = request.headers
+        form = form_of(request.headers)
         body = await read_bytes(request, self._timeout_s)
         if self.flat:
-            return self.decode(headers, body, every)
-        if self.msgpack and body and essence(headers.get(hdrs.CONTENT_TYPE, "")) == MSGPACK:
-            headers, body = JSON_HEADERS, await json_of(body, MAX_VALUES, max_bytes_of(request))
+            return self.decode(form, body, every)
+        if self.msgpack and body and form.media == MSGPACK:
+            form, body = JSON_FORM, await json_of(body, MAX_VALUES, max_bytes_of(request))
         await require_shallow(body)
         try:
-            content = self.decode(headers, body, every, fill)
+            content = self.decode(form, body, every, fill)
         except InvalidInput as error:
             if error.errors:
                 await require_once(body, error.errors)
@@ -114,7 +111,7 @@ class Body(Generic[T]):
 
     def decode(
         self,
-        headers: Mapping[str, str],
+        form: WireForm,
         body: bytes,
         every: FindMistakes | None = None,
         fill: Fill | None = None,
@@ -123,8 +120,7 @@ class Body(Generic[T]):
 
         Raises `InvalidInput` that names the field, or `UnsupportedMedia`.
         """
-        content_type = headers.get(hdrs.CONTENT_TYPE, "")
-        media = content_type if content_type == JSON else essence(content_type)
+        media = form.media
         if not body and self.optional and media not in SENT_BY_ANY_PAGE:
             body, media = b"{}", JSON
         try:
@@ -143,7 +139,7 @@ class Body(Generic[T]):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"The body can not be read: {_sentence(str(error))}") from None
         spoken = f"{JSON} or {MSGPACK}" if self.msgpack else JSON
-        given = f"not {content_type[:80]!r}" if content_type else "and there is none"
+        given = f"not {form.content_type[:80]!r}" if form.content_type else "and there is none"
         raise UnsupportedMedia(f"Expected a Content-Type of {spoken}, {given}.")
 
     def _decode_filled(
@@ -190,50 +186,45 @@ class Entries(Generic[T]):
             MSGPACK: (msgspec.msgpack.Decoder(batch).decode, msgspec.msgpack.Decoder(kind).decode),
         }
 
-    async def after(
-        self, error: InvalidInput, headers: Mapping[str, str], body: bytes
-    ) -> list[T | InvalidInput]:
+    async def after(self, error: InvalidInput, form: WireForm, body: bytes) -> list[T | InvalidInput]:
         """Decodes each entry, or gives its mistakes, after the batch was refused with `error`.
 
         Raises `error` if the body is no batch.
         """
-        entries = None if isinstance(error, TooLarge) else await self.each(headers, body)
+        entries = None if isinstance(error, TooLarge) else await self.each(form, body)
         if entries is None:
             raise error
         return entries
 
-    async def each(self, headers: Mapping[str, str], body: bytes) -> list[T | InvalidInput] | None:
+    async def each(self, form: WireForm, body: bytes) -> list[T | InvalidInput] | None:
         """Decodes each entry, or gives its mistakes, in turns of the event loop; None if the body is no batch."""
-        media = essence(headers.get(hdrs.CONTENT_TYPE, ""))
-        form = self._read.get(media)
-        if form is None:
+        decoders = self._read.get(form.media)
+        if decoders is None:
             return None
-        if media == JSON and len(body) > LARGE_BYTES:
+        if form.media == JSON and len(body) > LARGE_BYTES:
             _check_values(body)
-        decode_batch, _ = form
+        decode_batch, _ = decoders
         try:
             raws: list[msgspec.Raw] = getattr(decode_batch(body), self._field)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return await self.each_of(headers, raws)
+        return await self.each_of(form, raws)
 
-    async def each_of(
-        self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]
-    ) -> list[T | InvalidInput]:
+    async def each_of(self, form: WireForm, raws: Iterable[msgspec.Raw]) -> list[T | InvalidInput]:
         """Decodes each of `raws`, or gives its mistakes, in turns of the event loop."""
-        read = self._reader(headers)
+        read = self._reader(form)
         return await _in_turns(raws, lambda i, raw: _entry_or_refusal(read, raw))
 
-    async def read(self, headers: Mapping[str, str], raws: Iterable[msgspec.Raw]) -> list[T]:
+    async def read(self, form: WireForm, raws: Iterable[msgspec.Raw]) -> list[T]:
         """Decodes each of `raws` in turns of the event loop; raises the mistakes of the first that is invalid."""
-        read = self._reader(headers)
+        read = self._reader(form)
         return await _in_turns(raws, lambda i, raw: read(raw, f"{self._field}[{i}]"))
 
-    def _reader(self, headers: Mapping[str, str]) -> Callable[[msgspec.Raw, str], T]:
+    def _reader(self, form: WireForm) -> Callable[[msgspec.Raw, str], T]:
         """Makes the decoder of entries. It looks for every mistake only in the first invalid ones, as all may be
         invalid.
         """
-        media, left = essence(headers.get(hdrs.CONTENT_TYPE, "")), MAX_MISTAKES
+        media, left = form.media, MAX_MISTAKES
         _, decode = self._read[media]
 
         def read(raw: msgspec.Raw, within: str) -> T:
@@ -361,7 +352,7 @@ def answer(request: web.Request, content: Any, status: int = 200, etag: int | No
 
 
 async def in_wanted_form(request: web.Request, response: web.StreamResponse) -> None:
-    """Makes MessagePack of an answer in JSON where that is wanted, by the rule of `negotiated`.
+    """Makes MessagePack of an answer in JSON where that is wanted, as `form_of` says.
 
     Caches are told what the form depends on. The ETag stays: it is the revision of what is told, in either form.
     """
@@ -429,7 +420,7 @@ class _PackedWriter(_Writer):
 
 
 async def answer_in_turns(request: web.Request, fields: Mapping[str, Any], instead: str) -> web.Response:
-    """Answer with an object of `fields`, made and encoded in turns of the event loop, in the form of `negotiated`.
+    """Answer with an object of `fields`, made and encoded in turns of the event loop, in the form that `form_of` says.
 
     An iterator among them becomes a list, and `Pairs` become an object. Raises `TooLarge` when they are too many;
     `instead` is the advice in its sentence.
@@ -458,66 +449,16 @@ async def answer_in_turns(request: web.Request, fields: Mapping[str, Any], inste
     return web.Response(body=bytes(writer.body), headers={"Content-Type": writer.media})
 
 
-def negotiated(headers: Mapping[str, str], content: Any) -> Reply:
-    """Encodes `content` in the form that `Accept` asks for; without one, in the form of the request."""
-    return encoded(content, wants_msgpack(headers))
-
-
-def encoded(content: Any, is_msgpack: bool) -> Reply:
-    return Reply(encode_msgpack(content), MSGPACK) if is_msgpack else Reply(encode_json(content), JSON)
-
-
-def wants_msgpack(headers: Mapping[str, str]) -> bool:
-    accept = headers.get(hdrs.ACCEPT)
-    came_as_msgpack = "msgpack" in headers.get(hdrs.CONTENT_TYPE, JSON)
-    if accept is None or accept == "*/*":
-        return came_as_msgpack
-    return prefers_msgpack(accept, came_as_msgpack)
-
-
-@lru_cache(1024)
-def prefers_msgpack(accept: str, came_as_msgpack: bool) -> bool:
-    """Whether the answer is MessagePack, by the request's `Accept` (RFC 9110, 12.5.1).
-
-    The higher q wins; of equal ones, the form that comes first. If `Accept` has neither form, or both in one range, the
-    answer has the form of the request.
-    """
-    json, msgpack = (_preference(accept, names) for names in (JSON_NAMES, MSGPACK_NAMES))
-    if json.q != msgpack.q:
-        return msgpack.q > json.q
-    if json.q == 0.0 or json.place == msgpack.place:
-        return came_as_msgpack
-    return msgpack.place < json.place
-
-
-class _Preference(NamedTuple):
-    """Preference for a form: its q by the most specific matching range, and the place of that range in the list."""
-
-    q: float = 0.0
-    place: int = 0
-
-
-def _preference(accept: str, names: frozenset[str]) -> _Preference:
-    preferences: dict[int, _Preference] = {}
-    for place, text in enumerate(accept.lower().split(",")):
-        media, *parameters = (part.strip() for part in text.split(";"))
-        specific = 2 if media in names else {"application/*": 1, "*/*": 0}.get(media)
-        if specific is not None:
-            q = next((_q(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-            preferences.setdefault(specific, _Preference(q, place))
-    return preferences[max(preferences)] if preferences else _Preference()
-
-
-def _q(text: str) -> float:
-    """Value of a q; 1 if it is no number from 0 to 1."""
-    return float(text) if re.fullmatch(r"[01](\.\d{0,3})?", text) and float(text) <= 1.0 else 1.0
+def encoded(form: WireForm, content: Any) -> Reply:
+    """Encodes `content` in the form of the answer."""
+    return Reply(encode_msgpack(content), MSGPACK) if form.is_msgpack else Reply(encode_json(content), JSON)
 
 
 class Responses:
-    """Answer to a batch, `{"responses": [ … ]}`, encoded entry by entry in the form of `negotiated`."""
+    """Answer to a batch, `{"responses": [ … ]}`, encoded entry by entry in the form of the answer."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._is_msgpack = wants_msgpack(headers)
+    def __init__(self, form: WireForm) -> None:
+        self._is_msgpack = form.is_msgpack
         self._encode = encode_msgpack if self._is_msgpack else encode_json
         self._entries: list[bytes] = []
         self._nbytes = 0
@@ -567,11 +508,6 @@ def tags_of(headers: Mapping[str, str]) -> RequestTags | None:
     """Tags that a request came with."""
     id, parent = headers.get(_ID_HEADER), headers.get(_TRACE_HEADER)
     return None if id is None and parent is None else request_tags(id, parent, headers.get(_STATE_HEADER))
-
-
-def essence(content_type: str) -> str:
-    """Media type without its parameters."""
-    return content_type.partition(";")[0].strip().lower()
 
 
 def _sentence(text: str) -> str:

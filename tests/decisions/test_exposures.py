@@ -145,15 +145,22 @@ class NoArray:
         raise MemoryError
 
 
+class NoFlag:
+    """Stands in for a flag, and raises."""
+
+    def __bool__(self) -> bool:
+        raise ValueError
+
+
 BAD_ROWS: list[dict[str, Any]] = [
     {"arm": 2**16},
     {"arm": -1},
     {"arm": "a"},
     {"unit": 2**64},
     {"unit": -1},
-    {"time_ms": 5.5},
-    {"held_out": 256},
-    {"held_out": "x"},
+    {"time_ms": "x"},
+    {"time_ms": 2**64},
+    {"held_out": NoFlag()},
     {"x": NoArray()},
     {"pair": ("user",)},
     {"pair": (1, "item", None)},
@@ -163,11 +170,16 @@ BAD_ROWS: list[dict[str, Any]] = [
 ]
 
 
-@given(st.lists(st.one_of(st.none(), st.sampled_from(BAD_ROWS)), min_size=1, max_size=12))
+@pytest.mark.parametrize(
+    "beside", [{}, {"x": np.ones(2, np.float32), "pair": ("user", "item", None)}], ids=["plain", "features"]
+)
+@given(rows=st.lists(st.one_of(st.none(), st.sampled_from(BAD_ROWS)), min_size=1, max_size=12))
 @settings(max_examples=100, deadline=None)
-def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, Any] | None]) -> None:
+def test_a_row_that_can_not_be_added_leaves_no_part_of_it(
+    beside: dict[str, Any], rows: list[dict[str, Any] | None]
+) -> None:
     buffer = ExposureBuffer(1)
-    buffer.n_features = 2
+    buffer.n_features = 2 if beside else 0
     added = 0
     for bad in rows:
         row = {
@@ -176,8 +188,7 @@ def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, A
             "vector": EVEN,
             "revision": 1,
             "time_ms": 5,
-            "x": np.ones(2, np.float32),
-            "pair": ("user", "item", None),
+            **beside,
             **(bad or {}),
         }
         if bad is None:
@@ -191,9 +202,9 @@ def test_a_row_that_can_not_be_added_leaves_no_part_of_it(rows: list[dict[str, A
     assert buffer.lost == 0
     assert sum(len(Rows(batch).arms) for batch in batches) == added
     for batch in batches:
-        decoded = events.decode(events.EXPOSED, events.encode(batch), 2)
+        decoded = events.decode(events.EXPOSED, events.encode(batch), 2 if beside else 0)
         assert isinstance(decoded, Exposed)
-        assert [pair.place for pair in decoded.pairs] == list(range(len(decoded.arms) // 2))
+        assert [pair.place for pair in decoded.pairs] == list(range(len(decoded.arms) // 2 if beside else 0))
 
 
 def test_a_batch_that_no_fold_could_read_is_not_logged_and_counted_as_lost(
@@ -483,6 +494,6 @@ def test_batches_and_what_waits_are_bounded_in_bytes_too() -> None:
     assert len(waiting) > 5
     assert all(len(exposed.vectors) <= module.MAX_BATCH_VECTOR_BYTES + 4_096 * 8 for exposed in waiting)
     assert sum(len(exposed.vectors) for exposed in waiting) <= module.MAX_WAITING_BYTES
-    n_waiting = sum(each.n_rows for each in buffer._waiting) + buffer.next - buffer._first
+    n_waiting = sum(each.n_rows for each in buffer._waiting) + buffer.next - buffer.first
     assert buffer.lost > 0
     assert buffer.lost + n_waiting == n_decisions

@@ -15,7 +15,8 @@ from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.named_metric import Definitions, filled_experiment, filled_metric
 from bandit_serve.experiments.spec import MAX_METRICS, Experiment
 from bandit_serve.server.handlers.experiments import MetricRequest
-from bandit_serve.server.wire import JSON, PATIENT_BYTES, Body
+from bandit_serve.server.wire import PATIENT_BYTES, Body
+from bandit_serve.server.wire_form import JSON
 
 CATALOGUE: Definitions = {
     "paid": MetricDefinition("binary", description="what", owner="who"),

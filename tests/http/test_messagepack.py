@@ -39,7 +39,8 @@ from bandit_serve.server.messagepack import (
 from bandit_serve.server.repeated import DETAIL
 from bandit_serve.server.route import REASON_BYTES, HtmlPage, Route
 from bandit_serve.server.routes import ROUTES
-from bandit_serve.server.wire import EITHER, JSON, MAX_VALUES
+from bandit_serve.server.wire import EITHER, MAX_VALUES
+from bandit_serve.server.wire_form import JSON
 
 V1 = [route for route in ROUTES if route.path.startswith("/v1/")]
 WITH_BODY = [route for route in V1 if route.takes is not None]

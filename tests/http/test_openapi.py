@@ -15,7 +15,7 @@ from bandit_serve.server.openapi import statuses
 from bandit_serve.server.problems import TITLES
 from bandit_serve.server.route import Route
 from bandit_serve.server.routes import ROUTES
-from bandit_serve.server.wire import MSGPACK
+from bandit_serve.server.wire_form import MSGPACK
 
 
 def operations() -> dict[tuple[str, str], dict[str, Any]]:

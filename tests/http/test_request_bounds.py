@@ -34,7 +34,8 @@ from bandit_serve.policies.context import MAX_FEATURES, MAX_FIELDS, ContextField
 from bandit_serve.policies.features import Features, n_features_of
 from bandit_serve.server.route import MULTIPART
 from bandit_serve.server.routes import ROUTES
-from bandit_serve.server.wire import JSON_HEADERS, LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
+from bandit_serve.server.wire import JSON_FORM, LARGE_BYTES, MAX_ANSWER_BYTES, MAX_VALUES, Body, Responses
+from bandit_serve.server.wire_form import form_of
 
 
 def lists_and_mappings(
@@ -207,9 +208,9 @@ def test_a_body_with_too_many_values_is_refused_unread(service: ThrowawayService
 def test_values_are_counted_in_large_bodies_only() -> None:
     read = Body(DecideBatch, timeout_s=1.0).decode
     with pytest.raises(TooLarge):
-        read(JSON_HEADERS, b"," * (MAX_VALUES + 1) + b" " * LARGE_BYTES)
+        read(JSON_FORM, b"," * (MAX_VALUES + 1) + b" " * LARGE_BYTES)
     with pytest.raises(InvalidInput, match="can not be read") as refused:
-        read(JSON_HEADERS, b"," * LARGE_BYTES)
+        read(JSON_FORM, b"," * LARGE_BYTES)
     assert not isinstance(refused.value, TooLarge)
 
 
@@ -223,15 +224,13 @@ def test_what_messagepack_claims_is_refused_before_room_is_made_for_it(kind: typ
 
 def test_one_decision_names_at_most_all_arms_and_a_thousand_values() -> None:
     read = Body(DecideRequest, timeout_s=1.0).decode
-    assert (
-        read(JSON_HEADERS, msgspec.json.encode({"eligible": ["a"] * MAX_ARMS})).eligible == ["a"] * MAX_ARMS
-    )
+    assert read(JSON_FORM, msgspec.json.encode({"eligible": ["a"] * MAX_ARMS})).eligible == ["a"] * MAX_ARMS
     for body in (
         {"eligible": ["a"] * (MAX_ARMS + 1)},
         {"context": {str(i): i for i in range(MAX_CONTEXT + 1)}},
     ):
         with pytest.raises(InvalidInput, match="length <= 1000"):
-            read(JSON_HEADERS, msgspec.json.encode(body))
+            read(JSON_FORM, msgspec.json.encode(body))
 
 
 @pytest.mark.parametrize("form", ["json", "msgpack"])
@@ -277,11 +276,11 @@ def test_answers_to_a_batch_are_those_of_the_whole_encoded_at_once() -> None:
         ({"Accept": "application/msgpack"}, msgspec.msgpack.decode),
     ):
         for n in (0, 1, 15, 16, 70_000):
-            responses = Responses(headers)
+            responses = Responses(form_of(headers))
             for i in range(n):
                 responses.add({"i": i})
             assert decode(responses.reply().body) == {"responses": [{"i": i} for i in range(n)]}
-    responses = Responses({})
+    responses = Responses(form_of({}))
     for _ in range(4):
         responses.add("x" * (MAX_ANSWER_BYTES // 4 - 2))
     with pytest.raises(TooLarge):

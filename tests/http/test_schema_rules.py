@@ -35,7 +35,8 @@ from bandit_serve.server.handlers.experiments import LayerRequest
 from bandit_serve.server.routes import ROUTES
 from bandit_serve.server.rules import BEYOND as IN_WORDS
 from bandit_serve.server.schemas import component_name
-from bandit_serve.server.wire import JSON, Body
+from bandit_serve.server.wire import Body
+from bandit_serve.server.wire_form import JSON
 
 # By component. Each stands in words in the description: see `test_what_no_schema_can_say_is_said`.
 OF_NAMES = [r"expected 1 to 256 bytes of UTF-8", r"expected names of arms"]

@@ -32,6 +32,7 @@ from bandit_serve.server.heads import (
     Heads,
     stands_after,
 )
+from bandit_serve.server.wire_form import form_of
 
 REQUESTS = {
     "small": b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
@@ -104,13 +105,14 @@ def test_a_head_that_is_not_told_by_its_bytes_is_not_kept() -> None:
 
 def test_there_are_never_more_heads_than_there_is_room_for() -> None:
     heads, headers = Heads(), CIMultiDictProxy(CIMultiDict())
-    heads.keep(b"x" * (MAX_HEAD_BYTES + 1), Head("/", headers, 0))
-    heads.keep(b"y", Head("/", headers, MAX_BODY_BYTES + 1))
+    form = form_of(headers)
+    heads.keep(Head(b"x" * (MAX_HEAD_BYTES + 1), "/", headers, form, 0))
+    heads.keep(Head(b"y", "/", headers, form, MAX_BODY_BYTES + 1))
     assert heads.get(b"y") is None
     for i in range(MAX_HEADS):
-        heads.keep(b"%d" % i, Head("/", headers, 0))
+        heads.keep(Head(b"%d" % i, "/", headers, form, 0))
     assert sum(heads.get(b"%d" % i) is not None for i in range(MAX_HEADS)) == MAX_HEADS
-    heads.keep(b"new", Head("/", headers, 0))
+    heads.keep(Head(b"new", "/", headers, form, 0))
     assert heads.get(b"new") is not None
     assert heads.get(b"0") is None
 

@@ -72,7 +72,7 @@ def test_a_worker_that_takes_over_a_slot_goes_on_counting(workers: list[Counters
     workers[0].add("predictions", 5)
     workers[0].add("predictions", 2)
     assert workers[1].total("predictions") == 7
-    assert workers[0]._mine[workers[0]._scalars["predictions"]] == 7
+    assert workers[0].farthest("predictions") == 7
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from bandit_serve.api.decisions import DecideRequest, PredictRequest
 from bandit_serve.errors import InvalidInput, TooLarge, TooSlow, UnsupportedMedia
 from bandit_serve.experiments.spec import Experiment
 from bandit_serve.server.repeated import repeated_keys
-from bandit_serve.server.wire import JSON, MSGPACK, SENT_BY_ANY_PAGE, Body, answer, negotiated, revision
+from bandit_serve.server.wire import SENT_BY_ANY_PAGE, Body, answer, encoded, revision
+from bandit_serve.server.wire_form import JSON, MSGPACK, form_of
 
 IN_JSON = msgspec.json.encode({"unit": "u"})
 IN_MSGPACK = msgspec.msgpack.encode({"unit": "u"})
@@ -294,7 +295,7 @@ def test_a_body_that_does_not_come_times_out() -> None:
 def test_accept_says_what_goes_out(accept: str | None, content_type: str | None, form: str) -> None:
     wishes = {"Accept": accept, "Content-Type": content_type}
     headers = CIMultiDict({name: value for name, value in wishes.items() if value is not None})
-    reply = negotiated(headers, {"a": [1, 2.5, None]})
+    reply = encoded(form_of(headers), {"a": [1, 2.5, None]})
     assert reply.content_type == form
     decode = msgspec.json.decode if form == JSON else msgspec.msgpack.decode
     assert decode(reply.body) == {"a": [1, 2.5, None]}

@@ -17,7 +17,8 @@ from bandit_serve.errors import FieldError, InvalidInput
 from bandit_serve.experiments.covariates import MAX_UPLOADED_UNITS
 from bandit_serve.experiments.spec import MAX_METRICS
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, answer, essence, read_bytes
+from bandit_serve.server.wire import Body, answer, read_bytes
+from bandit_serve.server.wire_form import essence
 
 CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
 READERS = {CSV: from_csv, PARQUET: from_parquet}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -40,8 +40,9 @@ from bandit_serve.server.wire import (
     Entries,
     Reply,
     Responses,
-    negotiated,
+    encoded,
 )
+from bandit_serve.server.wire_form import WireForm, form_of
 from bandit_serve.store.keys import COMMON
 
 COLUMNS_OR_REQUESTS = "expected either requests or units"
@@ -66,76 +67,70 @@ class DecisionHandlers:
         self._sizes = AnswerSizes(service)
         self._predict_entries: Entries[PredictRequest] = Entries(PredictRequest, "requests", MAX_BATCH)
 
-    def decide(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
-        asked = self._decide.decode(headers, body)
+    def decide(self, experiment: str, form: WireForm, body: bytes) -> Reply | Awaitable[Reply]:
+        asked = self._decide.decode(form, body)
         try:
             decided = self._service.decisions.decide(experiment, asked)
         except (NotFound, Conflict):
-            return self._decide_after_news(experiment, headers, asked)
+            return self._decide_after_news(experiment, form, asked)
         self._service.counters.add("decisions")
-        return negotiated(headers, decided)
+        return encoded(form, decided)
 
-    async def _decide_after_news(
-        self, experiment: str, headers: Mapping[str, str], asked: DecideRequest
-    ) -> Reply:
+    async def _decide_after_news(self, experiment: str, form: WireForm, asked: DecideRequest) -> Reply:
         await read_news(self._service.node.tail, experiment)
         decided = self._service.decisions.decide(experiment, asked)
         self._service.counters.add("decisions")
-        return negotiated(headers, decided)
+        return encoded(form, decided)
 
-    def predict(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply | Awaitable[Reply]:
-        asked = self._predict.decode(headers, body)
+    def predict(self, experiment: str, form: WireForm, body: bytes) -> Reply | Awaitable[Reply]:
+        asked = self._predict.decode(form, body)
         try:
             prediction = self._service.decisions.predict(experiment, asked)
         except (NotFound, Conflict):
-            return self._predict_after_news(experiment, headers, asked)
+            return self._predict_after_news(experiment, form, asked)
         if not isinstance(prediction, Predicted):
-            return self._predict_later(headers, prediction)
+            return self._predict_later(form, prediction)
         self._service.counters.add("predictions")
-        return negotiated(headers, prediction)
+        return encoded(form, prediction)
 
-    async def _predict_after_news(
-        self, experiment: str, headers: Mapping[str, str], asked: PredictRequest
-    ) -> Reply:
+    async def _predict_after_news(self, experiment: str, form: WireForm, asked: PredictRequest) -> Reply:
         await read_news(self._service.node.tail, experiment)
-        return await self._predict_later(headers, self._service.decisions.predict(experiment, asked))
+        return await self._predict_later(form, self._service.decisions.predict(experiment, asked))
 
-    async def _predict_later(
-        self, headers: Mapping[str, str], prediction: Predicted | Awaitable[Predicted]
-    ) -> Reply:
+    async def _predict_later(self, form: WireForm, prediction: Predicted | Awaitable[Predicted]) -> Reply:
         predicted = prediction if isinstance(prediction, Predicted) else await prediction
         self._service.counters.add("predictions")
-        return negotiated(headers, predicted)
+        return encoded(form, predicted)
 
-    async def decide_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    async def decide_batch(self, experiment: str, form: WireForm, body: bytes) -> Reply:
         if len(body) > LARGE_BYTES:
-            return await self._decide_many(experiment, headers, body)
+            return await self._decide_many(experiment, form, body)
         try:
-            batch = self._decide_batch.decode(headers, body)
+            batch = self._decide_batch.decode(form, body)
         except InvalidInput as error:
-            requests = await self._decide_entries.after(error, headers, body)
-            return await self._decide_each(experiment, headers, requests)
+            requests = await self._decide_entries.after(error, form, body)
+            return await self._decide_each(experiment, form, requests)
         _check_form(batch)
         if batch.units is UNSET:
             assert batch.requests is not UNSET
-            return await self._decide_each(experiment, headers, batch.requests)
-        return await self._decide_columns(experiment, headers, batch.units, batch.contexts)
+            return await self._decide_each(experiment, form, batch.requests)
+        return await self._decide_columns(experiment, form, batch.units, batch.contexts)
 
-    async def _decide_many(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    async def _decide_many(self, experiment: str, form: WireForm, body: bytes) -> Reply:
         """Decides a batch whose reading takes long: entry by entry, with turns for other requests."""
-        batch = self._raw_batch.decode(headers, body)
+        batch = self._raw_batch.decode(form, body)
         _check_form(batch)
         if batch.units is UNSET:
             assert batch.requests is not UNSET
-            requests = await self._decide_entries.each_of(headers, batch.requests)
-            return await self._decide_each(experiment, headers, requests)
-        contexts = None if batch.contexts is None else await self._contexts.read(headers, batch.contexts)
-        return await self._decide_columns(experiment, headers, batch.units, contexts)
+            requests = await self._decide_entries.each_of(form, batch.requests)
+            return await self._decide_each(experiment, form, requests)
+        contexts = None if batch.contexts is None else await self._contexts.read(form, batch.contexts)
+        return await self._decide_columns(experiment, form, batch.units, contexts)
 
     async def _decide_columns(
         self,
         experiment: str,
-        headers: Mapping[str, str],
+        form: WireForm,
         units: list[str],
         contexts: list[Context | None] | None,
     ) -> Reply:
@@ -143,15 +138,15 @@ class DecisionHandlers:
         await self._known(experiment)
         columns = await self._service.decisions.decide_columns(experiment, units, contexts)
         self._service.counters.add("decisions", len(units))
-        return negotiated(headers, columns)
+        return encoded(form, columns)
 
     async def _decide_each(
-        self, experiment: str, headers: Mapping[str, str], requests: Sequence[DecideRequest | InvalidInput]
+        self, experiment: str, form: WireForm, requests: Sequence[DecideRequest | InvalidInput]
     ) -> Reply:
         self._service.admit_batch(len(requests))
         await self._known(experiment)
         await self._sizes.check(experiment, len(requests))
-        responses, turn = Responses(headers), Turn()
+        responses, turn = Responses(form), Turn()
         for asked in requests:
             try:
                 if isinstance(asked, InvalidInput):
@@ -165,9 +160,9 @@ class DecisionHandlers:
         self._service.counters.add("decisions", len(responses))
         return responses.reply()
 
-    async def predict_batch(self, experiment: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    async def predict_batch(self, experiment: str, form: WireForm, body: bytes) -> Reply:
         service = self._service
-        requests = await self._requests_to_predict(headers, body)
+        requests = await self._requests_to_predict(form, body)
         service.admit_batch(len(requests))
         items = [_items(asked) for asked in requests if isinstance(asked, PredictRequest)]
         if sum(ids + k for ids, k in items) > MAX_BATCH_ITEMS:
@@ -177,7 +172,7 @@ class DecisionHandlers:
         await self._known(experiment)
         n_items, n_ranked = sum(ids for ids, _ in items), sum(k for _, k in items)
         await self._sizes.check_predictions(experiment, len(requests), n_items, n_ranked)
-        responses, turn = Responses(headers), Turn()
+        responses, turn = Responses(form), Turn()
         at_once = min(MAX_BEGUN, service.decisions.rows_at_once(experiment))
         for first in range(0, len(requests), at_once):
             begun: list[Any] = []
@@ -215,16 +210,16 @@ class DecisionHandlers:
             return as_entry(error)
 
     async def _requests_to_predict(
-        self, headers: Mapping[str, str], body: bytes
+        self, form: WireForm, body: bytes
     ) -> Sequence[PredictRequest | InvalidInput]:
         if len(body) > LARGE_BYTES:
-            entries = await self._predict_entries.each(headers, body)
+            entries = await self._predict_entries.each(form, body)
             if entries is not None:
                 return entries
         try:
-            return self._predict_batch.decode(headers, body).requests
+            return self._predict_batch.decode(form, body).requests
         except InvalidInput as error:
-            return await self._predict_entries.after(error, headers, body)
+            return await self._predict_entries.after(error, form, body)
 
     async def score(self, request: web.Request) -> web.Response:
         service = self._service
@@ -236,7 +231,7 @@ class DecisionHandlers:
             await read_news(service.node.tail, COMMON)
             scored = await service.decisions.score(model, version, asked)
         service.counters.add("predictions")
-        reply = negotiated(request.headers, scored)
+        reply = encoded(form_of(request.headers), scored)
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
 
     async def _known(self, name: str) -> None:

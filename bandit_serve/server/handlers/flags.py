@@ -21,7 +21,8 @@ from bandit_serve.errors import (
 )
 from bandit_serve.server.news import read_news
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import JSON, MAX_ANSWER_BYTES, Body, answer, encode_json
+from bandit_serve.server.wire import MAX_ANSWER_BYTES, Body, answer, encode_json
+from bandit_serve.server.wire_form import JSON
 
 KEY = "targetingKey"
 A_KEY = "expected a text, the unit"

@@ -65,15 +65,8 @@ from bandit_serve.server.tensors import (
     split,
     wanted_outputs,
 )
-from bandit_serve.server.wire import (
-    JSON,
-    JSON_HEADERS,
-    MAX_ANSWER_BYTES,
-    Body,
-    answer,
-    encode_json,
-    read_bytes,
-)
+from bandit_serve.server.wire import JSON_FORM, MAX_ANSWER_BYTES, Body, answer, encode_json, read_bytes
+from bandit_serve.server.wire_form import JSON
 from bandit_serve.serving.kinds import list_inputs, outputs_as_arm, rows_at_once
 from bandit_serve.serving.loaded import require_servable
 from bandit_serve.serving.servable import Described, described
@@ -180,7 +173,7 @@ class InferenceHandlers:
     async def infer(self, request: web.Request) -> web.Response:
         check_media(request.headers)
         head, binary = split(request.headers.get(HEADER_LENGTH), await read_bytes(request, self._timeout_s))
-        asked = self._body.decode(JSON_HEADERS, head)
+        asked = self._body.decode(JSON_FORM, head)
         check_forms(asked)
         subject = await self._subject(request)
         tensors = await read_tensors(asked, binary)

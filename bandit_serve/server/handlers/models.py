@@ -31,16 +31,8 @@ from bandit_serve.registry.registry import Version, VersionStatus
 from bandit_serve.server.arrival import Multipart, parts_in_turns
 from bandit_serve.server.page import limit_of, page
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import (
-    EITHER,
-    JSON,
-    Body,
-    actor,
-    answer,
-    answer_in_turns,
-    require_once,
-    reread_body,
-)
+from bandit_serve.server.wire import EITHER, Body, actor, answer, answer_in_turns, require_once, reread_body
+from bandit_serve.server.wire_form import JSON
 from bandit_serve.upstreams.upstream import Upstream
 
 MAX_METADATA_BYTES = 65_536

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -31,11 +31,11 @@ from bandit_serve.server.route import FORM
 from bandit_serve.server.service import Service
 from bandit_serve.server.sessions import COOKIE, LIFE_MS
 from bandit_serve.server.visitor import page_response, visitor_of
-from bandit_serve.server.wire import CALLER, JSON, Body, actor, essence, read_bytes
+from bandit_serve.server.wire import CALLER, JSON_FORM, Body, actor, read_bytes
+from bandit_serve.server.wire_form import essence
 
 T = TypeVar("T")
 MAX_FIELDS = 32
-AS_JSON: Mapping[str, str] = {hdrs.CONTENT_TYPE: JSON}
 
 
 class Fields(dict[str, str]):
@@ -95,7 +95,7 @@ class FormHandlers:
         try:
             body = fields["document"].encode()
             experiment = self._experiment.decode(
-                AS_JSON,
+                JSON_FORM,
                 body,
                 self._changes.mistakes(),
                 lambda text: filled_experiment(text, self._definitions()),
@@ -135,7 +135,7 @@ class FormHandlers:
         """Shares that the policy of a form would lead to, if that is what it asks for."""
         if fields["do"] != "policy" or not fields["preview"]:
             return None
-        policy = self._policy.decode(AS_JSON, fields["policy"].encode(), mistakes_of_policy)
+        policy = self._policy.decode(JSON_FORM, fields["policy"].encode(), mistakes_of_policy)
         return await self._changes.shares_with(name, policy)
 
     async def _change(self, name: str, who: str, fields: Fields) -> None:
@@ -150,10 +150,10 @@ class FormHandlers:
                 asked = _read(self._stop, {"winner": fields["winner"] or None, "reason": told["reason"]})
                 await changes.stop(name, who, winner=asked.winner, **told)
             case "policy":
-                policy = self._policy.decode(AS_JSON, fields["policy"].encode(), mistakes_of_policy)
+                policy = self._policy.decode(JSON_FORM, fields["policy"].encode(), mistakes_of_policy)
                 await changes.change_policy(name, policy, who, **told)
             case "arm":
-                arm = self._arm.decode(AS_JSON, fields["arm"].encode())
+                arm = self._arm.decode(JSON_FORM, fields["arm"].encode())
                 await changes.add_arm(name, arm.arm, who, ramp=arm.ramp, **told)
             case "arm_status":
                 await self._of_arm(fields["to"])(name, fields["arm"], who, **told)
@@ -212,7 +212,7 @@ class FormHandlers:
 
 
 def _read(body: Body[T], content: dict[str, Any]) -> T:
-    return body.decode(AS_JSON, msgspec.json.encode(content))
+    return body.decode(JSON_FORM, msgspec.json.encode(content))
 
 
 def _revision(fields: Fields) -> int:

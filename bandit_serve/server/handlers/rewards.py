@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -27,7 +27,8 @@ from bandit_serve.rewards.order import is_by_unit, rounds
 from bandit_serve.rewards.rewards import Settle
 from bandit_serve.server.handlers.single_rewards import SingleRewards
 from bandit_serve.server.service import Service
-from bandit_serve.server.wire import Body, Entries, Reply, encoded, negotiated, read_bytes, wants_msgpack
+from bandit_serve.server.wire import Body, Entries, Reply, encoded, read_bytes
+from bandit_serve.server.wire_form import WireForm, form_of
 
 ONE_OR_MANY = "expected either decision_id and value, or experiment, unit, value and event_id, or rewards"
 MAX_ROUNDS = 64
@@ -46,40 +47,36 @@ class RewardHandlers:
         self._single = SingleRewards(self._submit_apart, self._reply_to)
         self._tokens: Entries[str] = Entries(Token, "decision_ids", MAX_REWARDS)
 
-    def reward(self, _: str, headers: Mapping[str, str], body: bytes) -> Awaitable[Reply]:
+    def reward(self, _: str, form: WireForm, body: bytes) -> Awaitable[Reply]:
         try:
-            asked = self._body.decode(headers, body)
+            asked = self._body.decode(form, body)
         except InvalidInput as error:
-            return self._reward_valid(error, headers, body)
+            return self._reward_valid(error, form, body)
         rewards = _rewards(asked)
         if asked.rewards is not UNSET:
-            return self._reward_many(rewards, headers)
+            return self._reward_many(rewards, form)
         if isinstance(rewards[0], DecisionReward) and current_tags() is None:
             self._service.admit_batch(1)
-            return self._single.take(rewards[0], headers)
-        return self._reward_one(rewards[0], headers)
+            return self._single.take(rewards[0], form)
+        return self._reward_one(rewards[0], form)
 
-    async def _reward_valid(self, error: InvalidInput, headers: Mapping[str, str], body: bytes) -> Reply:
-        verdicts = await self._submit_valid(await self._entries.after(error, headers, body))
-        return self._report(verdicts, headers)
+    async def _reward_valid(self, error: InvalidInput, form: WireForm, body: bytes) -> Reply:
+        verdicts = await self._submit_valid(await self._entries.after(error, form, body))
+        return self._report(verdicts, form)
 
-    async def _reward_many(
-        self, rewards: Sequence[Reward | DecisionReward], headers: Mapping[str, str]
-    ) -> Reply:
-        return self._report(await self._submit(rewards), headers)
+    async def _reward_many(self, rewards: Sequence[Reward | DecisionReward], form: WireForm) -> Reply:
+        return self._report(await self._submit(rewards), form)
 
-    def _report(self, verdicts: list[RewardVerdict], headers: Mapping[str, str]) -> Reply:
+    def _report(self, verdicts: list[RewardVerdict], form: WireForm) -> Reply:
         for verdict in set(verdicts):
             self._service.counters.add(f"rewards_{verdict}", verdicts.count(verdict))
-        return negotiated(headers, rewards_report(verdicts))
+        return encoded(form, rewards_report(verdicts))
 
-    async def _reward_one(self, reward: Reward | DecisionReward, headers: Mapping[str, str]) -> Reply:
+    async def _reward_one(self, reward: Reward | DecisionReward, form: WireForm) -> Reply:
         (verdict,) = await self._submit([reward])
-        return self._reply_to(reward, verdict, headers)
+        return self._reply_to(reward, verdict, form)
 
-    def _reply_to(
-        self, reward: Reward | DecisionReward, verdict: RewardVerdict, headers: Mapping[str, str]
-    ) -> Reply:
+    def _reply_to(self, reward: Reward | DecisionReward, verdict: RewardVerdict, form: WireForm) -> Reply:
         """Answer to a request with one reward; raises the error where it counts nowhere."""
         self._service.counters.add(f"rewards_{verdict}")
         if verdict == "late":
@@ -92,7 +89,7 @@ class RewardHandlers:
             )
         if verdict == "invalid":
             raise self._why_invalid(reward)
-        return _report_of(verdict, wants_msgpack(headers))
+        return _report_of(verdict, form)
 
     def _submit_apart(self, rewards: Sequence[DecisionReward], settle: Settle) -> None:
         self._service.rewards.submit_apart(rewards, settle)
@@ -121,18 +118,18 @@ class RewardHandlers:
         return verdicts
 
     async def expose(self, request: web.Request) -> web.Response:
-        headers, body = request.headers, await read_bytes(request, self._timeout_s)
+        form, body = form_of(request.headers), await read_bytes(request, self._timeout_s)
         try:
-            entries: Sequence[str | InvalidInput] = self._exposures.decode(headers, body).decision_ids
+            entries: Sequence[str | InvalidInput] = self._exposures.decode(form, body).decision_ids
         except InvalidInput as error:
-            entries = await self._tokens.after(error, headers, body)
+            entries = await self._tokens.after(error, form, body)
         self._service.admit_batch(len(entries))
         verdicts: list[RewardVerdict] = ["invalid"] * len(entries)
         valid = [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, str)]
         exposed = await self._service.rewards.expose([token for _, token in valid])
         for (i, _), verdict in zip(valid, exposed, strict=True):
             verdicts[i] = verdict
-        reply = negotiated(headers, rewards_report(verdicts))
+        reply = encoded(form, rewards_report(verdicts))
         return web.Response(body=reply.body, headers={"Content-Type": reply.content_type})
 
     async def _submit_valid(self, entries: Sequence[Reward | InvalidInput]) -> list[RewardVerdict]:
@@ -153,8 +150,8 @@ class RewardHandlers:
 
 
 @lru_cache(16)
-def _report_of(verdict: RewardVerdict, is_msgpack: bool) -> Reply:
-    return encoded(rewards_report([verdict]), is_msgpack)
+def _report_of(verdict: RewardVerdict, form: WireForm) -> Reply:
+    return encoded(form, rewards_report([verdict]))
 
 
 def _unknown(reward: Reward | DecisionReward) -> NotFound:

@@ -15,7 +15,7 @@ from bandit_serve.api.inference import (
 )
 from bandit_serve.server.route import JSON_ONLY, REASON_BYTES, Route
 from bandit_serve.server.tensors import BINARY
-from bandit_serve.server.wire import JSON
+from bandit_serve.server.wire_form import JSON
 
 INFERENCE: tuple[Route, ...] = (
     Route(
