@@ -16,6 +16,7 @@ from bandit_serve.api.decisions import (
     PredictRequest,
     ScoreRequest,
 )
+from bandit_serve.api.deployments import CanaryRequest
 from bandit_serve.api.flags import EvaluationRequest
 from bandit_serve.api.inference import InferenceRequest
 from bandit_serve.api.rewards import MAX_REWARDS, RewardsRequest
@@ -37,7 +38,7 @@ from bandit_serve.experiments.spec import MAX_METRICS, Arm, Experiment
 from bandit_serve.experiments.stopping import MAX_TIME_YEAR, Stopping, StoppingRule
 from bandit_serve.experiments.tradeoff import MAX_TRADED_ARMS
 from bandit_serve.metrics import KINDS, MAX_VALUE, Ratio, names_of
-from bandit_serve.policies import POLICIES, Exp3, Thompson
+from bandit_serve.policies import POLICIES, Exp3, FixedSplit, Thompson
 from bandit_serve.policies.context import ContextField
 from bandit_serve.policies.parameters import declared, property_schema
 from bandit_serve.policies.policy import Policy
@@ -265,7 +266,12 @@ SERVED_METRICS = [
 ]
 ALONE: Schema = {"properties": {"cap": NOT_THERE, "covariate": NOT_THERE}}
 PART: Schema = {
-    "role": {"anyOf": [having(role={"enum": ["objective", "secondary", None]}), {"required": ["margin"]}]},
+    "role": {
+        "anyOf": [
+            having(role={"enum": ["objective", "secondary", None]}),
+            {"required": ["margin"], **having(quantile=NOT_THERE)},
+        ]
+    },
     "margin": GUARDRAIL,
     "on_harm": GUARDRAIL,
 }
@@ -401,6 +407,12 @@ def _of_objectives(objective: Callable[[Schema], Schema]) -> list[Schema]:
         objective(having(kind={"not": RATIO})),
         {
             "anyOf": [
+                having(mode={"const": "allocate"}),
+                objective(having(kind=one_of(["binary", "count"]), goal={"const": "maximize"})),
+            ]
+        },
+        {
+            "anyOf": [
                 objective(having(kind=one_of(names_of(lambda kind: not kind.asks_missing)))),
                 {"required": ["attribution"], **having(attribution=given("missing"))},
             ]
@@ -442,8 +454,25 @@ SLOTTED: Schema = {
     ),
 }
 
+INTERLEAVED: Schema = {
+    "required": ["policy"],
+    **having(
+        arms={"minItems": 2, "maxItems": 2, "items": given("model")},
+        unit={"const": "request"},
+        context={"maxItems": 0},
+        policy=having(kind={"const": FixedSplit.kind}, holdout={"enum": [0, None]}),
+        metrics={
+            "items": having(
+                source={"const": "client"}, covariate=NULL, role={"enum": ["objective", "secondary", None]}
+            )
+        },
+        stopping=having(mode={"not": {"const": "horizon"}}, rule={"type": "string"}),
+    ),
+}
+
 EXPERIMENT: Schema = {
     "dependentSchemas": {
+        "mode": {"anyOf": [having(mode={"const": "allocate"}), INTERLEAVED]},
         "weights": {"allOf": [TRADING, having(weights={"minProperties": 1})]},
         "constraints": {"allOf": [TRADING, having(constraints={"minItems": 1})]},
         "tags": having(tags={"uniqueItems": True}),
@@ -526,7 +555,7 @@ RULES: Mapping[type, Schema] = {
 # What no schema can say, by type and in words.
 OF_A_DECISION = (
     "Names are counted in bytes, and the experiment says more: with `unit: user` a unit is needed; a context is for "
-    "experiments that have one; `eligible` names arms."
+    "experiments that have one; `eligible` names arms, and `covariates` those of the metrics."
 )
 OF_A_FAMILY = "Models of users and items need a `user_id` and one of `item_id`, `item_ids` and `k`."
 OF_A_POLICY = (
@@ -545,6 +574,7 @@ BEYOND: Mapping[type, str] = {
     RewardsRequest: "`decision_id` is one of ours, and `value` one that the metric takes; an `event_id` is counted in "
     "bytes, and a decision's events add up to a value that the metric takes. An `experiment` with rewards by unit has "
     "`unit: user`, and `at` is at most 10 s in the future.",
+    CanaryRequest: "`guardrail` is a name, `=` and a number from 0 to 1,000, or one of percent.",
     EvaluationRequest: (
         "`targetingKey`, where the experiment assigns users, is of 1 to 256 bytes; a value that the experiment has a "
         "field for is a number, a text or true or false."
@@ -588,7 +618,7 @@ BEYOND: Mapping[type, str] = {
         "whose mean is looked at, each bound once; a weight has the sign of its metric's goal, a bound is one that "
         "some means keep and others do not, and where a missing reward is 0 each metric has that value. An objective "
         "of the catalogue asks for `attribution.missing` as one of its kind does. `slots` are no more than there are "
-        "arms, and beside them the service measures no metric."
+        "arms, and beside them the service measures no metric. Shares are even where lists are interleaved."
     ),
     VersionMetadata: (
         "`metrics` and `metadata` are of 64 KiB at most. In a body of JSON there is `remote`; its `url` is plain and "

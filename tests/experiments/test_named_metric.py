@@ -15,8 +15,7 @@ from bandit_serve.experiments.definition import MetricDefinition
 from bandit_serve.experiments.named_metric import Definitions, filled_experiment, filled_metric
 from bandit_serve.experiments.spec import MAX_METRICS, Experiment
 from bandit_serve.server.handlers.experiments import MetricRequest
-from bandit_serve.server.wire import PATIENT_BYTES, Body
-from bandit_serve.server.wire_form import JSON
+from bandit_serve.server.wire import JSON_FORM, PATIENT_BYTES, Body
 
 CATALOGUE: Definitions = {
     "paid": MetricDefinition("binary", description="what", owner="who"),
@@ -36,9 +35,7 @@ def document(*metrics: Any, **more: Any) -> bytes:
 
 
 def decoded(body: bytes, definitions: Definitions = CATALOGUE) -> Experiment:
-    return BODY.decode(
-        {"Content-Type": JSON}, body, fill=lambda content: filled_experiment(content, definitions)
-    )
+    return BODY.decode(JSON_FORM, body, fill=lambda content: filled_experiment(content, definitions))
 
 
 def errors_of(body: bytes, definitions: Definitions = CATALOGUE) -> dict[str, str]:
@@ -67,7 +64,7 @@ def test_what_is_valid_as_it_came_is_not_looked_at_again() -> None:
     def never(content: bytes) -> Any:
         raise AssertionError("a valid body was filled in")
 
-    BODY.decode({"Content-Type": JSON}, document({"name": "own", "kind": "count"}), fill=never)
+    BODY.decode(JSON_FORM, document({"name": "own", "kind": "count"}), fill=never)
 
 
 def test_a_name_that_is_not_there_says_both_ways_out() -> None:
@@ -134,9 +131,7 @@ def test_what_names_no_metric_is_left_as_it_is(body: bytes) -> None:
 
 def test_a_metric_alone() -> None:
     def read(body: bytes) -> MetricRequest:
-        return METRIC_BODY.decode(
-            {"Content-Type": JSON}, body, fill=lambda content: filled_metric(content, CATALOGUE)
-        )
+        return METRIC_BODY.decode(JSON_FORM, body, fill=lambda content: filled_metric(content, CATALOGUE))
 
     asked = read(b'{"name": "revenue", "reason": "why", "role": "secondary"}')
     assert (asked.reason, asked.metric.cap, asked.role) == ("why", 500.0, "secondary")

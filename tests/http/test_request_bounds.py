@@ -219,7 +219,7 @@ def test_what_messagepack_claims_is_refused_before_room_is_made_for_it(kind: typ
     field = kind.__struct_fields__[0]
     claims = b"\x81" + msgspec.msgpack.encode(field) + b"\xdd\xff\xff\xff\xff"
     with pytest.raises(InvalidInput, match=f"length <= {MAX_BATCH}"):
-        Body(kind, timeout_s=1.0, flat=True).decode({"Content-Type": "application/msgpack"}, claims)
+        Body(kind, timeout_s=1.0, flat=True).decode(form_of({"Content-Type": "application/msgpack"}), claims)
 
 
 def test_one_decision_names_at_most_all_arms_and_a_thousand_values() -> None:

@@ -35,11 +35,11 @@ from bandit_serve.server.handlers.experiments import LayerRequest
 from bandit_serve.server.routes import ROUTES
 from bandit_serve.server.rules import BEYOND as IN_WORDS
 from bandit_serve.server.schemas import component_name
-from bandit_serve.server.wire import Body
-from bandit_serve.server.wire_form import JSON
+from bandit_serve.server.wire import JSON_FORM, Body
 
 # By component. Each stands in words in the description: see `test_what_no_schema_can_say_is_said`.
 OF_NAMES = [r"expected 1 to 256 bytes of UTF-8", r"expected names of arms"]
+OF_COVARIATES = r"^covariates(\.\w+)?: (no metric has a covariate|expected one of)"
 OF_A_FAMILY = [r"expected one of item_id, item_ids and k", r"expected a user_id"]
 OF_POLICIES = [
     r"expected names of arms",
@@ -59,8 +59,9 @@ BEYOND = {
     "DeploymentRequest": OF_DEPLOYMENTS,
     "BuildRequest": OF_DEPLOYMENTS,
     "StopDeploymentRequest": OF_DEPLOYMENTS,
-    "DecideRequest": OF_NAMES,
-    "DecideBatch": [*OF_NAMES, r"expected as many as units"],
+    "CanaryRequest": [*OF_DEPLOYMENTS, r"guardrail: expected a metric and the loss that it allows"],
+    "DecideRequest": [*OF_NAMES, OF_COVARIATES],
+    "DecideBatch": [*OF_NAMES, OF_COVARIATES, r"expected as many as units"],
     "PredictRequest": [*OF_NAMES, *OF_A_FAMILY],
     "PredictBatch": [*OF_NAMES, *OF_A_FAMILY],
     "ScoreRequest": [*OF_NAMES, *OF_A_FAMILY],
@@ -119,6 +120,7 @@ BEYOND = {
         r"expected a time from 1971",
         r"expected a time after start_at",
         r"expected another field, once",
+        r"expected even shares",
         r"expected another metric than the numerator",
         r"expected the name of a metric of this experiment",
         r"control: (did you mean \w+\? )?expected one of",
@@ -175,7 +177,7 @@ def refusal_of_experiment(body: Any) -> str | None:
     """What the service says of an experiment before it looks at others and at models."""
     try:
         experiment = EXPERIMENT_BODY.decode(
-            {"Content-Type": JSON},
+            JSON_FORM,
             msgspec.json.encode(body),
             fill=lambda content: filled_experiment(content, CATALOGUE),
         )
