@@ -295,9 +295,10 @@ class Service:
         self.counters.set("exposures_lost", self.decisions.exposures_lost if self.ready else 0)
         self.counters.set("exposures_dropped", sum(fold.dropped for fold in self.node.exposures.in_memory()))
         self.counters.set("unmatched_dropped", self.rewards_by_unit.unmatched.dropped if self.ready else 0)
-        self.counters.set("ejections", sum(decider.ejections.count for decider in deciders))
+        ejecting = [decider for decider in deciders if decider.ejections.count]
+        self.counters.set("ejections", sum(decider.ejections.count for decider in ejecting))
         self.counters.set("content_refusals", self.decisions.content_refusals if self.ready else 0)
-        self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in deciders))
+        self.counters.set("ejected_arms", sum(len(decider.ejected) for decider in ejecting))
         features = [decider.features for decider in deciders if decider.features is not None]
         self.counters.set("context_missing", sum(sum(each.missing.values()) for each in features))
         self.counters.set("context_unknown", sum(sum(each.unknown.values()) for each in features))

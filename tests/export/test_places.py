@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ def replaced(at: str, **files: bytes) -> None:
     for name, content in files.items():
         paths["" if name == "whole" else f"day/{name}"] = scratch / name
         (scratch / name).write_bytes(content)
-    place.replace(scratch, paths)
+    try:
+        place.replace(scratch, paths)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def contents(at: str) -> dict[str, bytes]:
