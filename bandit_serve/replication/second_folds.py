@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from bandit_serve.base.turns import ThreadTurn
 from bandit_serve.errors import SetAside, UnreadableEntry, of_our_state
 from bandit_serve.experiments.spec import Record
 from bandit_serve.folds.experiment import LiveExperiment
@@ -195,8 +196,9 @@ class SecondFolds(Generic[F]):
     def _apply(self, live: LiveExperiment, folded: _Folded[F], entries: list[Entry]) -> None:
         """Applies entries in a thread. A fold that failed in the middle of an entry is not used again."""
         name, owner = live.experiment.id, live.owner
-        fold, repairs = folded.fold, self._replica.registry.repairs
+        fold, repairs, turn = folded.fold, self._replica.registry.repairs, ThreadTurn()
         for entry in entries:
+            turn.give_way()
             try:
                 fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
             except Exception as error:

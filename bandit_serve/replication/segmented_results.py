@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from bandit_serve.base.turns import ThreadTurn
 from bandit_serve.errors import Conflict, FieldError, InvalidInput, Overloaded, of_our_state
 from bandit_serve.experiments.dimensions import dimension_fault, too_many_cells
 from bandit_serve.experiments.spec import Experiment
@@ -100,7 +101,9 @@ class SegmentedResults:
             first = events.decode(entries[0].kind, entries[0].data)
             assert isinstance(first, Changed)
             fold = ResultsFold(first.record, look_up=(field,))
+        turn = ThreadTurn()
         for entry in entries:
+            turn.give_way()
             fold.apply(entry.offset, event_of(entry, owner, repairs, fold.n_features))
         return fold
 

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from bandit_serve import __version__
 from bandit_serve.api.rewards import RewardVerdict
 from bandit_serve.base.clock import now_ms
+from bandit_serve.base.turns import ThreadTurn
 from bandit_serve.folds.experiment import LiveExperiment
 from bandit_serve.folds.replica import Replica
 from bandit_serve.server._counter_row import CounterRow
@@ -184,6 +185,13 @@ class ServiceCollector(Collector):
         self._retention_s = retention_s
 
     def collect(self) -> Iterable[Metric]:
+        """Metrics of a scrape, which is made in a thread."""
+        turn = ThreadTurn()
+        for metric in self._metrics():
+            turn.give_way()
+            yield metric
+
+    def _metrics(self) -> Iterable[Metric]:
         yield from self._requests()
         yield from self._totals()
         yield from self._processes()

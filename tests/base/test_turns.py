@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from bandit_serve.base.turns import HeavyWork, all_ended
+from bandit_serve.base import turns
+from bandit_serve.base.turns import REST, TURN_S, HeavyWork, ThreadTurn, all_ended
 
 
 def test_the_result_is_taken_where_the_work_was_asked_for() -> None:
@@ -103,3 +104,61 @@ def test_who_is_cancelled_leaves_no_work_behind(turns: int) -> None:
 
     asyncio.run(scenario())
     assert len(left) <= 10
+
+
+class Clocks:
+    """Clock of the wall and of a thread's own processor time, which go on as they are told."""
+
+    def __init__(self) -> None:
+        self.now_s = self.used_s = 0.0
+        self.slept_s: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def thread_time(self) -> float:
+        return self.used_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.now_s += seconds
+
+    def work(self, used_s: float, waited_s: float) -> None:
+        self.used_s += used_s
+        self.now_s += used_s + waited_s
+
+
+@pytest.mark.parametrize(
+    ("used_s", "waited_s", "rests"),
+    [
+        (2 * TURN_S, 0.0, False),
+        (2 * TURN_S, 0.1 * TURN_S, False),
+        (TURN_S, TURN_S, True),
+        (0.9 * TURN_S, 0.2 * TURN_S, True),
+        (0.5 * TURN_S, 0.4 * TURN_S, False),
+    ],
+    ids=["alone", "nearly alone", "half the time", "a tenth of it", "not long enough"],
+)
+def test_a_thread_rests_where_others_waited_with_it(
+    monkeypatch: pytest.MonkeyPatch, used_s: float, waited_s: float, rests: bool
+) -> None:
+    clocks = Clocks()
+    monkeypatch.setattr(turns, "time", clocks)
+    turn = ThreadTurn()
+    for _ in range(3):
+        clocks.work(used_s, waited_s)
+        turn.give_way()
+        if used_s + waited_s < TURN_S:
+            turn = ThreadTurn()
+    assert clocks.slept_s == pytest.approx([REST * used_s] * 3 if rests else [])
+
+
+def test_pieces_add_up_to_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks()
+    monkeypatch.setattr(turns, "time", clocks)
+    turn = ThreadTurn()
+    for _ in range(20):
+        clocks.work(0.1 * TURN_S, 0.1 * TURN_S)
+        turn.give_way()
+    assert len(clocks.slept_s) in (3, 4)
+    assert sum(clocks.slept_s) == pytest.approx(REST * 0.5 * TURN_S * len(clocks.slept_s), rel=0.3)
