@@ -47,6 +47,8 @@ Endpoint = Callable[[str, WireForm, bytes], Reply | Awaitable[Reply]]
 
 EXPERIMENT = "{experiment}"
 MAX_PATHS = 10_000
+MAX_TOGETHER = 2**16
+"""Bytes of answers that are kept back to be written together, before the last of them."""
 
 
 class Hot(Struct, frozen=True):
@@ -130,9 +132,11 @@ class LaneProtocol(Connection):
         "_lane",
         "_last_head",
         "_looking",
+        "_more_follows",
         "_n_new",
         "_owed",
         "_tags",
+        "_together",
     )
 
     def __init__(self, lane: Lane, connections: Connections, manager: web.Server, **options: Any) -> None:
@@ -153,6 +157,9 @@ class LaneProtocol(Connection):
         self._held = b""
         # The known head that came last: most callers send it again.
         self._last_head: Head | None = None
+        # Whether more requests stand behind the one that is answered, and the answers to those before it.
+        self._more_follows = False
+        self._together = bytearray()
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
@@ -206,6 +213,12 @@ class LaneProtocol(Connection):
             return data
         if self._held:
             data, self._held = self._held + data, b""
+        try:
+            return self._answer_known(data)
+        finally:
+            self._write_together()
+
+    def _answer_known(self, data: bytes) -> bytes:
         lane, at = self._lane, 0
         while at < len(data) and self._answering is None and not self._paused and not self.crowded:
             head = self._last_head
@@ -228,6 +241,8 @@ class LaneProtocol(Connection):
             self._n_new = 0
             # A head with tags of its own is not kept.
             tags = None if lane.tracing is None else lane.tags_of(head.headers)
+            # Answers to requests in a pipeline are written together.
+            self._more_follows = stop < len(data)
             self._answer(found, head.form, data[end:stop], tags)
             at = stop
         return data[at:]
@@ -420,11 +435,24 @@ class LaneProtocol(Connection):
         transport = self.transport
         now_s = time.monotonic()
         if transport is not None and not transport.is_closing():
-            transport.write(answer)
+            if self._more_follows or self._together:
+                self._together += answer
+                if len(self._together) > MAX_TOGETHER:
+                    self._write_together()
+            else:
+                transport.write(answer)
             self._stay_open(now_s)
         lane.service.counters.request(hot.label, status, now_s - started_s)
         if lane.tracing is not None and self._tags is not None:
             lane.tracing.request(self._tags, hot.label, status, now_s - started_s, hot.name)
+
+    def _write_together(self) -> None:
+        """Writes the answers that were kept back."""
+        self._more_follows = False
+        if self._together:
+            together, self._together = bytes(self._together), bytearray()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.write(together)
 
     def _process_keepalive(self) -> None:
         if self._answering is None and not self._held:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
 from bandit_serve.base import turns
-from bandit_serve.base.turns import REST, TURN_S, HeavyWork, ThreadTurn, all_ended
+from bandit_serve.base.turns import MAX_REST_S, REST, TURN_S, HeavyWork, ThreadTurn, all_ended
 
 
 def test_the_result_is_taken_where_the_work_was_asked_for() -> None:
@@ -119,7 +120,9 @@ class Clocks:
     def thread_time(self) -> float:
         return self.used_s
 
-    def sleep(self, seconds: float) -> None:
+    def select(self, *files_and_seconds: Any) -> None:
+        *files, seconds = files_and_seconds
+        assert not any(files)
         self.slept_s.append(seconds)
         self.now_s += seconds
 
@@ -144,6 +147,7 @@ def test_a_thread_rests_where_others_waited_with_it(
 ) -> None:
     clocks = Clocks()
     monkeypatch.setattr(turns, "time", clocks)
+    monkeypatch.setattr(turns, "select", clocks)
     turn = ThreadTurn()
     for _ in range(3):
         clocks.work(used_s, waited_s)
@@ -156,9 +160,30 @@ def test_a_thread_rests_where_others_waited_with_it(
 def test_pieces_add_up_to_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = Clocks()
     monkeypatch.setattr(turns, "time", clocks)
+    monkeypatch.setattr(turns, "select", clocks)
     turn = ThreadTurn()
     for _ in range(20):
         clocks.work(0.1 * TURN_S, 0.1 * TURN_S)
         turn.give_way()
     assert len(clocks.slept_s) in (3, 4)
     assert sum(clocks.slept_s) == pytest.approx(REST * 0.5 * TURN_S * len(clocks.slept_s), rel=0.3)
+
+
+@pytest.mark.parametrize("used_s", [-86_400.0, 86_400.0, 0.5, 0.0])
+@pytest.mark.parametrize("waited_s", [-86_400.0, 86_400.0, 0.0])
+def test_a_thread_never_rests_long_whatever_clocks_say(
+    monkeypatch: pytest.MonkeyPatch, used_s: float, waited_s: float
+) -> None:
+    clocks = Clocks()
+    monkeypatch.setattr(turns, "time", clocks)
+    monkeypatch.setattr(turns, "select", clocks)
+    turn = ThreadTurn()
+    for _ in range(3):
+        clocks.work(used_s, waited_s)
+        turn.give_way()
+    assert all(0.0 <= slept_s <= MAX_REST_S for slept_s in clocks.slept_s)
+    for _ in range(2):
+        clocks.slept_s.clear()
+        clocks.work(TURN_S, TURN_S)
+        turn.give_way()
+    assert clocks.slept_s == pytest.approx([REST * TURN_S]), "it goes on as ever"

@@ -12,6 +12,7 @@ import pytest
 
 from bandit_serve.base.turns import TURN_S
 from bandit_serve.server.handlers.decisions import DecisionHandlers
+from bandit_serve.server.wire import JSON_FORM
 from bandit_serve.settings import Settings
 
 N = 20
@@ -47,9 +48,7 @@ def test_a_batch_gives_way_after_each_entry_that_takes_long(asked: str) -> None:
 
     async def run() -> list[int]:
         body = json.dumps({"requests": [{"user_id": "u", "item_id": "i"} if asked == "predict" else {}] * N})
-        batch = asyncio.create_task(
-            getattr(handlers, f"{asked}_batch")("e", {"Content-Type": "application/json"}, body.encode())
-        )
+        batch = asyncio.create_task(getattr(handlers, f"{asked}_batch")("e", JSON_FORM, body.encode()))
         at_once = []
         while not batch.done():
             before = len(done)

@@ -20,8 +20,9 @@ from bandit_serve.errors import Late, StoreUnavailable
 from bandit_serve.rewards.rewards import Settle
 from bandit_serve.server.handlers.single_rewards import SingleRewards
 from bandit_serve.server.heads import MAX_HEADS, MAX_NEW
-from bandit_serve.server.lane import Hot, Lane, LaneProtocol
+from bandit_serve.server.lane import MAX_TOGETHER, Hot, Lane, LaneProtocol
 from bandit_serve.server.wire import Reply
+from bandit_serve.server.wire_form import WireForm
 
 ANSWER_S = 20.0
 KEEPALIVE_S = 30.0
@@ -32,10 +33,30 @@ def request(path: str, *lines: str) -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + b"abc"
 
 
-class Counting(LaneProtocol):
-    """Connection that counts what it gives to the parser."""
+class Written:
+    """Transport whose writes are noted, by their numbers of bytes."""
 
-    __slots__ = ("n_parsed",)
+    def __init__(self, transport: asyncio.Transport, written: list[int]) -> None:
+        self._transport, self._written = transport, written
+
+    def write(self, data: bytes) -> None:
+        self._written.append(len(data))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Counting(LaneProtocol):
+    """Connection that counts what it gives to the parser, and keeps what it writes."""
+
+    __slots__ = ("n_parsed", "written")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.written: list[int] = []
+        super().connection_made(transport)
+        assert self.transport is not None
+        self.transport = Written(self.transport, self.written)  # type: ignore[assignment]
 
     def _parse(self, data: bytes) -> None:
         self.n_parsed = getattr(self, "n_parsed", 0) + 1
@@ -70,7 +91,7 @@ class Side:
             return await self._reader.readexactly(int(length.split(b":")[1]))
 
 
-Endpoint = Callable[[str, Mapping[str, str], bytes], Reply | Awaitable[Reply]]
+Endpoint = Callable[[str, WireForm, bytes], Reply | Awaitable[Reply]]
 
 
 class World:
@@ -145,7 +166,7 @@ async def serving(
         await world.leave()
 
 
-def fast(_: str, headers: Mapping[str, str], body: bytes) -> Reply:
+def fast(_: str, form: object, body: bytes) -> Reply:
     tags = current_tags()
     return Reply(f"{body.decode()} {None if tags is None else tags.request_id}".encode(), "text/plain")
 
@@ -165,6 +186,45 @@ def test_a_known_head_is_not_parsed_however_it_comes() -> None:
             n_parsed = other.protocol.n_parsed
             assert await other.ask(asked) == b"abc None"
             assert other.protocol.n_parsed == n_parsed, "it is known to all connections"
+
+    asyncio.run(run())
+
+
+def large(_: str, form: object, body: bytes) -> Reply:
+    return Reply(body * (MAX_TOGETHER // 6), "text/plain")
+
+
+def slow(_: str, form: object, body: bytes) -> Awaitable[Reply]:
+    async def answer() -> Reply:
+        await asyncio.sleep(0.01)
+        return Reply(b"slow", "text/plain")
+
+    return answer()
+
+
+def test_answers_to_known_requests_in_a_pipeline_are_written_together() -> None:
+    async def run() -> None:
+        async with serving({"/fast": fast, "/large": large, "/slow": slow}) as world:
+            side = await world.connect()
+            every = {path: request(path) for path in ("/fast", "/large", "/slow")}
+            for asked in every.values():
+                await side.ask(asked)
+            sent = ["/fast", "/fast", "/slow", "/fast", "/fast", *["/large"] * 4, "/fast"]
+            whole = b"abc" * (MAX_TOGETHER // 6)
+            expected = {"/fast": b"abc None", "/slow": b"slow", "/large": whole}
+            for paths in (sent, sent[::-1], ["/fast"] * 5):
+                side.protocol.written.clear()
+                answers = [await side.ask(b"".join(every[path] for path in paths))]
+                answers += [await side.answer() for _ in paths[1:]]
+                assert answers == [expected[path] for path in paths]
+                assert max(side.protocol.written) < 2 * MAX_TOGETHER
+            assert len(side.protocol.written) == 1
+            n_bytes = side.protocol.written[0]
+            await side.ask(every["/fast"] * 2 + every["/fast"][:-1], every["/fast"][-1:])
+            assert [await side.answer() for _ in range(2)] == [b"abc None"] * 2
+            assert side.protocol.written[1:] == [n_bytes // 5 * 2, n_bytes // 5], (
+                "what is there does not wait"
+            )
 
     asyncio.run(run())
 
@@ -203,9 +263,9 @@ def test_heads_that_differ_each_time_push_no_other_out_and_are_soon_left_to_the_
 
 
 def test_known_requests_that_wait_behind_an_answer_are_no_news() -> None:
-    async def slow(name: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    async def slow(name: str, form: WireForm, body: bytes) -> Reply:
         await asyncio.sleep(0.01)
-        return fast(name, headers, body)
+        return fast(name, form, body)
 
     async def run() -> None:
         async with serving({"/slow": slow, "/fast": fast}) as world:
@@ -247,9 +307,9 @@ def test_the_keep_alive_time_does_not_end_within_a_request() -> None:
 
 
 def test_the_tags_of_a_request_are_not_those_of_the_next() -> None:
-    async def slow(name: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    async def slow(name: str, form: WireForm, body: bytes) -> Reply:
         await asyncio.sleep(0.01)
-        return fast(name, headers, body)
+        return fast(name, form, body)
 
     async def run() -> None:
         async with serving({"/slow": slow, "/fast": fast}) as world:
@@ -266,7 +326,7 @@ def test_an_answer_that_is_cancelled_ends_its_connection_at_once() -> None:
     async def run() -> None:
         coming: list[asyncio.Future[Reply]] = []
 
-        def never(name: str, headers: Mapping[str, str], body: bytes) -> asyncio.Future[Reply]:
+        def never(name: str, form: WireForm, body: bytes) -> asyncio.Future[Reply]:
             coming.append(asyncio.get_running_loop().create_future())
             return coming[0]
 
