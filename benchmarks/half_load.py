@@ -54,10 +54,13 @@ def echo() -> Iterator[str]:
 def readers(service: ThrowawayService) -> Iterator[None]:
     """Asks for results and metrics meanwhile."""
     over = threading.Event()
+    refused: list[str] = []
 
     def ask(path: str, every_s: float) -> None:
         while not over.wait(every_s):
-            assert service.call("GET", path).status == 200
+            answer = service.call("GET", path)
+            if answer.status != 200:
+                refused.append(f"{path}: {answer.body}")
 
     threads = [
         threading.Thread(target=ask, args=("/v1/experiments/bench/results", RESULTS_EVERY_S)),
@@ -71,6 +74,7 @@ def readers(service: ThrowawayService) -> Iterator[None]:
         over.set()
         for thread in threads:
             thread.join()
+    assert not refused, refused
 
 
 def bodies_of(service: ThrowawayService, route: str, n: int) -> list[bytes]:

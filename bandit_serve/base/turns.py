@@ -16,7 +16,7 @@ ALONE = 0.9
 """Part of its time that a thread computes at least, if nobody else wants to."""
 REST = 4.0
 """How many times as long as its turn a thread sleeps after it, for `MAX_REST_S` at most."""
-MAX_REST_S = 0.1
+MAX_REST_S = 0.02
 
 
 class Turn:

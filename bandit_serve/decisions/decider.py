@@ -39,7 +39,7 @@ ARM_MASK = (1 << ARM_BITS) - 1
 _NONE = np.empty(0, np.float32)
 
 
-class Choice(Struct, frozen=True):
+class Choice(Struct, frozen=True, eq=False):
     """Arm that was drawn, with all that its log entry needs. `draw` is None if nothing is logged (paused, stopped).
 
     x: what the log has of the decision, float32 (d,). `reason` says why a request is outside of a running experiment.

@@ -98,6 +98,7 @@ class ExposureBuffer(ExposureColumns):
             return
         if not self.goes_on(vector, revision, time_ms):
             self._turn(vector, revision, time_ms)
+        n_bytes = len(self._x)
         try:
             if pair is not None:
                 self._pairs.append(Pair(self.next - self.first, *pair))
@@ -106,16 +107,17 @@ class ExposureBuffer(ExposureColumns):
                 self._outcomes.add(self.next - self.first, outcome)
             if self.keeps_names:
                 self._keep_names([name or ""])
-            features = b"" if x is None else x.tobytes()
+            if x is not None:
+                self._x += x.tobytes()
             self.add_row(arm, unit, time_ms, held_out)
         except Exception:
-            self._take_back()
+            self._take_back(n_bytes)
             raise
-        self._x += features
         self._close_if_large()
 
-    def _take_back(self) -> None:
-        """Takes away what stands beside a decision that was not added."""
+    def _take_back(self, n_bytes: int) -> None:
+        """Takes away what stands beside decisions that were not added; `n_bytes` of features were there before."""
+        del self._x[n_bytes:]
         n_rows = self.next - self.first
         self._pairs = [pair for pair in self._pairs if pair.place < n_rows]
         self._outcomes.cut(n_rows)
@@ -153,15 +155,16 @@ class ExposureBuffer(ExposureColumns):
             return
         if not self.goes_on(vector, revision, time_ms):
             self._turn(vector, revision, time_ms)
+        n_bytes = len(self._x)
         try:
             if self.keeps_names and names:
                 self._keep_names(names)
-            features = b"" if x is None else x.tobytes()
+            if x is not None:
+                self._x += x.tobytes()
             self.add_rows(arms, units, time_ms, None if held_out is None else held_out.view(np.uint8))
         except Exception:
-            self._take_back()
+            self._take_back(n_bytes)
             raise
-        self._x += features
         self._close_if_large()
 
     def _turn(self, vector: NDArray[np.float64], revision: int, time_ms: int) -> None:

@@ -424,7 +424,7 @@ class LaneProtocol(Connection):
     def _give(self, lane: Lane, hot: Hot, reply: Reply, started_s: float) -> None:
         body = reply.body
         if self._tags is None:
-            head = head_of_reply(int(started_s), reply.content_type, len(body))
+            head = head_of_reply(int(time.time()), reply.content_type, len(body))
         else:
             lines = f"Content-Type: {reply.content_type}\r\n{lines_of(self._tags.headers())}"
             head = head_of(200, lines, len(body))

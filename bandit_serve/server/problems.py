@@ -164,8 +164,8 @@ def head_of(status: int, lines: str, n_bytes: int) -> bytes:
 
 
 @lru_cache(1024)
-def head_of_reply(_second: int, content_type: str, n_bytes: int) -> bytes:
-    """Head of an answer with status 200. Those of one second, by any clock, are made once for each length."""
+def head_of_reply(_now_s: int, content_type: str, n_bytes: int) -> bytes:
+    """Head of an answer with status 200 in this second of Unix time; those of one second are made once a length."""
     return head_of(200, f"Content-Type: {content_type}\r\n", n_bytes)
 
 

@@ -37,7 +37,10 @@ cdef class ExposureColumns:
         free(self.run)
 
     cdef int make_room(self, Py_ssize_t n_rows) except -1:
+        """Makes room for rows of the last run, which there must be."""
         cdef Py_ssize_t room
+        if self.n_runs == 0:
+            raise ValueError("expected a run, to which the rows belong")
         if n_rows > self.room:
             room = room_for(n_rows)
             self.arm = <uint16_t *> lengthened(self.arm, room * sizeof(uint16_t))
@@ -54,7 +57,7 @@ cdef class ExposureColumns:
         self.n_units = self.n_runs = 0
         self.vector = None
 
-    def begin_run(self, vector):
+    def begin_run(self, vector not None):
         if self.n_runs == self.run_room:
             self.run = <uint32_t *> lengthened(self.run, room_for(self.n_runs + 1) * sizeof(uint32_t))
             self.run_room = room_for(self.n_runs + 1)
@@ -69,7 +72,7 @@ cdef class ExposureColumns:
         """Whether these rows may have one of this revision and time."""
         return self.in_time(revision, time_ms)
 
-    def goes_on(self, vector, uint32_t revision, int64_t time_ms):
+    def goes_on(self, vector not None, uint32_t revision, int64_t time_ms):
         """Whether a row of this vector, revision and time belongs to the last run."""
         return vector is self.vector and self.in_time(revision, time_ms)
 
@@ -86,7 +89,7 @@ cdef class ExposureColumns:
         self.next += 1
         return 0
 
-    def add_plain(self, uint16_t arm, uint64_t unit, vector, uint32_t revision, int64_t time_ms, bint held_out):
+    def add_plain(self, uint16_t arm, uint64_t unit, vector not None, uint32_t revision, int64_t time_ms, bint held_out):
         """Adds a row to the last run; returns whether it belongs there and leaves room for another."""
         if vector is not self.vector or not self.in_time(revision, time_ms):
             return False

@@ -115,3 +115,19 @@ def test_columns_of_other_lengths_are_refused(n_units: int, n_flags: int | None)
     with pytest.raises(ValueError, match="one length"):
         columns.add_rows(np.zeros(2, np.uint16), np.ones(n_units, np.uint64), BEGUN_MS, flags)
     assert (columns.next, columns.arms, columns.units, columns.held_out) == (0, b"", b"", b"")
+
+
+def test_rows_without_a_run_are_refused() -> None:
+    columns = ExposureColumns()
+    columns.begin(BEGUN_MS, 0, 10)
+    calls = [
+        lambda: columns.add_row(1, 1, BEGUN_MS, False),
+        lambda: columns.add_rows(np.zeros(2, np.uint16), np.zeros(0, np.uint64), BEGUN_MS),
+        lambda: columns.begin_run(None),  # type: ignore[arg-type]
+        lambda: columns.goes_on(None, 0, BEGUN_MS),  # type: ignore[arg-type]
+        lambda: columns.add_plain(1, 1, None, 0, BEGUN_MS, False),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises((ValueError, TypeError)):
+            call()
+    assert (columns.next, columns.arms, columns.runs) == (0, b"", b"")

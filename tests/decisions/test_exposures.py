@@ -166,6 +166,7 @@ BAD_ROWS: list[dict[str, Any]] = [
     {"pair": (1, "item", None)},
     {"revision": 2, "arm": 2**16},
     {"vector": "no vector"},
+    {"vector": None},
     {"vector": TILTED, "unit": -1},
 ]
 
