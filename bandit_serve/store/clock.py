@@ -57,8 +57,8 @@ class LogClock:
     ) -> int:
         """Adjusts log time to an answer of the store; returns log time as of that answer.
 
-        The answer was made between `sent_ns` and `received_ns` of `even_ns`. Log time moves only as far as that
-        interval requires, so a slow answer does no harm. Instead of going back, log time stands still,
+        The answer was made between `sent_ns` and `received_ns` of `even_ns`. Log time and the offset move only as far
+        as that interval requires, so a slow answer does no harm. Instead of going back, log time stands still,
         unless that would take longer than `CLOCK_TOLERANCE_MS`. `holds` says whether the store is sure of its answer.
         """
         log_ms = store_ms + shift_ms
@@ -71,6 +71,10 @@ class LogClock:
             back_ms = before_ms - (even_ns() + ahead_ns) // _MS
             self._min_ms = before_ms if back_ms <= CLOCK_TOLERANCE_MS else 0
         self._ahead_ns, self.shift_ms, self.known = ahead_ns, shift_ms, holds
-        here_ns = time.time_ns() - even_ns() + (sent_ns + received_ns) // 2
-        self.offset_ms = here_ns / _MS - store_ms
+        here_ns = time.time_ns() - even_ns()
+        least_ms, most_ms = (
+            (here_ns + sent_ns) / _MS - (store_ms + 1),
+            (here_ns + received_ns) / _MS - store_ms,
+        )
+        self.offset_ms = min(max(self.offset_ms, least_ms), most_ms)
         return log_ms

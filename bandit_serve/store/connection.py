@@ -21,14 +21,16 @@ TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 32
 
 
-class _Cancellable:
-    """Connection of redis-py that can be cancelled while it sends.
+class _Bounded:
+    """Connection of redis-py that can be cancelled while it sends, and that is closed whatever the server does.
 
     It would send under `asyncio.wait_for`, which loses a cancellation in Python 3.11 when what it waits for has just
-    ended. Ctrl-C was lost so.
+    ended. Ctrl-C was lost so. Closing it would fail where a server stands still, which over TLS has its part in that:
+    the error would then stand in place of the outage.
     """
 
     socket_timeout: Any
+    _writer: Any
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         limit_s, self.socket_timeout = self.socket_timeout, None
@@ -40,18 +42,27 @@ class _Cancellable:
         finally:
             self.socket_timeout = limit_s
 
+    async def disconnect(self, nowait: bool = False, *reason: Any, **named: Any) -> None:
+        writer = self._writer
+        try:
+            await super().disconnect(nowait, *reason, **named)  # type: ignore[misc]
+        except TooLong:
+            nowait = True
+        if nowait and writer is not None:
+            writer.transport.abort()
 
-class _Tcp(_Cancellable, Connection):
+
+class _Tcp(_Bounded, Connection):
     pass
 
 
-class _Tls(_Cancellable, SSLConnection):
+class _Tls(_Bounded, SSLConnection):
     async def _connect(self) -> None:
         self.ssl_context.context = shared_context(self.ssl_context)
         await super()._connect()  # type: ignore[no-untyped-call]
 
 
-class _Unix(_Cancellable, UnixDomainSocketConnection):
+class _Unix(_Bounded, UnixDomainSocketConnection):
     pass
 
 

@@ -89,7 +89,9 @@ cdef class ExposureColumns:
         self.next += 1
         return 0
 
-    def add_plain(self, uint16_t arm, uint64_t unit, vector not None, uint32_t revision, int64_t time_ms, bint held_out):
+    def add_plain(
+        self, uint16_t arm, uint64_t unit, vector not None, uint32_t revision, int64_t time_ms, bint held_out
+    ):
         """Adds a row to the last run; returns whether it belongs there and leaves room for another."""
         if vector is not self.vector or not self.in_time(revision, time_ms):
             return False

@@ -337,6 +337,23 @@ def test_a_full_store_still_tells_the_time(tmp_path: Path, established: None) ->
         asyncio.run(run())
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    off_ms=st.sampled_from([0, 7_200_000, -7_200_000, 50 * DAY_S * 1000]),
+    answers=st.lists(st.tuples(st.integers(0, 60_000), st.floats(0, 1)), min_size=1, max_size=8),
+)
+def test_a_slow_answer_does_not_set_this_machines_clock_apart(
+    off_ms: int, answers: list[tuple[int, float]]
+) -> None:
+    """The offset is known to a millisecond from one quick answer on, wherever in a slow one the store was asked."""
+    clock = LogClock()
+    for took_ms, where in [(0, 0.0), *answers]:
+        received_ns = even_ns()
+        asked_ms = took_ms * (1 - where)
+        clock.adjust(int(wall_ms() - asked_ms) - off_ms, 0, received_ns - took_ms * MS, received_ns)
+        assert abs(clock.offset_ms - off_ms) < 100
+
+
 # What is swept
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
+from certificates import Authority
 from redis.exceptions import ResponseError
 from stores import ThrowawayStore
+from switching_proxy import SwitchingProxy
 
 from bandit_serve.errors import StoreUnavailable
 from bandit_serve.log.offset import START, Offset
@@ -42,6 +47,43 @@ def with_store(server: ThrowawayStore, use: Callable[[Store], Awaitable[None]]) 
             await store.close()
 
     asyncio.run(run())
+
+
+def test_a_store_over_tls_that_stands_still_is_an_outage_to_each_call(tmp_path: Path) -> None:
+    """Closing a connection over TLS waits for the other end, which is what does not answer."""
+    authority = Authority()
+    _, cert, _, key = authority.make().write(tmp_path)
+    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    shown.load_cert_chain(cert, key)
+    trusted = tmp_path / "authority.crt"
+    trusted.write_bytes(authority.pem)
+
+    async def use(port: int, proxy: SwitchingProxy) -> None:
+        n_before = n_open_files()
+        store = Store(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={trusted}", timeout_s=0.3)
+        try:
+            await asyncio.gather(*(store.time_ms() for _ in range(8)))
+            with proxy.standing_still():
+                for _ in range(2):
+                    asked = [store.time_ms() for _ in range(4)]
+                    told = await asyncio.gather(*asked, return_exceptions=True)
+                    assert {type(error) for error in told} == {StoreUnavailable}
+            assert await store.time_ms()
+        finally:
+            await store.close()
+        # asyncio closes a connection whose handshake was given up as soon as the server answers.
+        async with asyncio.timeout(30):
+            while n_open_files() > n_before:
+                await asyncio.sleep(0.01)
+
+    def n_open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with (
+        ThrowawayStore(tcp=True, appendfsync="no") as behind,
+        SwitchingProxy(behind.port, tls=shown) as proxy,
+    ):
+        asyncio.run(use(proxy.port, proxy))
 
 
 def test_each_way_has_its_outage_and_each_kind_is_told_once() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -17,10 +19,14 @@ class Streams(NamedTuple):
 
 
 class Proxy:
-    """Closes both connections when one of the two `directions` ends, or when the store can not be reached."""
+    """Closes both connections when one of the two `directions` ends, or when the store can not be reached.
 
-    def __init__(self, store_port: int) -> None:
+    tls: what the proxy shows its clients, where they come over TLS; the store is reached without.
+    """
+
+    def __init__(self, store_port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
+        self._tls = tls
         self._store_port = store_port
         self._listening = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -35,6 +41,16 @@ class Proxy:
     async def reach(self) -> Streams:
         """Connection to the store for a new client."""
         return Streams(*await asyncio.open_connection("127.0.0.1", self._store_port))
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Connections stay open and nothing is read, sent or answered within the block."""
+        goes_on = threading.Event()
+        self._loop.call_soon_threadsafe(goes_on.wait)
+        try:
+            yield
+        finally:
+            goes_on.set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,7 +69,7 @@ class Proxy:
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
-        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         await self._stopping.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Coroutine
 
 from proxy import Proxy, Streams
@@ -16,8 +17,10 @@ class SwitchingProxy(Proxy):
     bytes_per_s: the most that all connections together pass in each direction, like one network link.
     """
 
-    def __init__(self, store_port: int, *, bytes_per_s: float | None = None) -> None:
-        super().__init__(store_port)
+    def __init__(
+        self, store_port: int, *, bytes_per_s: float | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(store_port, tls=tls)
         self._bytes_per_s = bytes_per_s
         self._free_s = {"up": 0.0, "down": 0.0}
 
