@@ -149,10 +149,11 @@ async def _measured(at: tuple[str, int], requests: Sequence[bytes], seconds: flo
 def _at_rate(
     at: tuple[str, int], requests: Sequence[bytes], seconds: float, n: int, rate: float
 ) -> Latencies:
-    free = [socket.create_connection(at) for _ in range(n)]
-    for connection in free:
+    every = [socket.create_connection(at) for _ in range(n)]
+    for connection in every:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    every = free.copy()
+    # In turn: a server closes a connection that was never used.
+    free = deque(every)
     # By connection, what came of its answer, and when its request was to be sent.
     asked: dict[socket.socket, tuple[bytes, float]] = {}
     waiting: deque[float] = deque()
@@ -164,7 +165,7 @@ def _at_rate(
             waiting.append(began_s + n_due / rate)
             n_due += 1
         while waiting and free:
-            connection = free.pop()
+            connection = free.popleft()
             connection.sendall(requests[n_sent % len(requests)])
             asked[connection] = b"", waiting.popleft()
             n_sent += 1

@@ -12,6 +12,11 @@ T = TypeVar("T")
 
 TURN_S = 0.001
 """Longest time that work holds the event loop before it gives way."""
+HANDOVER_S = 0.0001
+"""Longest time that the event loop of a worker waits for the interpreter while a thread computes in Python.
+
+Python's own is 5 ms. It is shorter than a turn, so that a turn in which somebody waited can be told from one alone.
+"""
 ALONE = 0.9
 """Part of its time that a thread computes at least, if nobody else wants to."""
 REST = 4.0

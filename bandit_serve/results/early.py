@@ -55,9 +55,10 @@ class EarlyRewards:
 
     def _known(self, rows: Rows) -> NDArray[np.bool_]:
         known = np.zeros(len(rows), np.bool_)
-        for incarnation in np.unique(rows["incarnation"]).tolist():
+        incarnations, counters = rows["incarnation"], rows["counter"]
+        for incarnation in set(incarnations.tolist()):
             reached = self._reached.get(incarnation, (0, 0))[0]
-            known |= (rows["incarnation"] == incarnation) & (rows["counter"] < reached)
+            known |= (incarnations == incarnation) & (counters < reached)
         return known
 
     def _take(self, goes: Callable[[int, Rows], NDArray[np.bool_]]) -> list[RewardColumns]:

@@ -102,7 +102,7 @@ class Evidence:
 
         `harm` is kept of guardrails.
         """
-        due = np.flatnonzero(sums.counts() >= self.next_look)
+        (due,) = (sums.counts() >= self.next_look).nonzero()
         for metric in due:
             p, of = experiment.metrics[metric].quantile, Sums.of(sums, int(metric))
             if p is UNSET or sums.histograms is None:

@@ -49,5 +49,5 @@ class Floors:
 
     def of(self, revisions: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Flags, uint8 (n,): 1 where the decision's revision has no floor."""
-        at = np.searchsorted(self.revisions, revisions, side="right")
+        at = self.revisions.searchsorted(revisions, side="right")
         return self.flags[np.maximum(at - 1, 0)]

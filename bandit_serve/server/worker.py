@@ -21,6 +21,7 @@ import uvloop
 from aiohttp import web
 
 from bandit_serve.base.process_log import log_to_stderr
+from bandit_serve.base.turns import HANDOVER_S
 from bandit_serve.errors import StoreRefused, StoreUnavailable, UsageError, in_full
 from bandit_serve.node import Node
 from bandit_serve.processes.parent import end_with_parent
@@ -262,6 +263,7 @@ def run_worker(assignment: Assignment) -> None:
     faulthandler.register(SAY_STACKS, file=assignment.stacks_fd, all_threads=True)
     settings = assignment.settings
     log_to_stderr(f"worker {os.getpid()}", settings.log_level, settings.log_format)
+    sys.setswitchinterval(HANDOVER_S)
     try:
         uvloop.run(_run(assignment))
     except (StoreRefused, UsageError) as error:
