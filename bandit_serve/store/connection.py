@@ -25,8 +25,8 @@ class _Bounded:
     """Connection of redis-py that can be cancelled while it sends, and that is closed whatever the server does.
 
     It would send under `asyncio.wait_for`, which loses a cancellation in Python 3.11 when what it waits for has just
-    ended. Ctrl-C was lost so. Closing it would fail where a server stands still, which over TLS has its part in that:
-    the error would then stand in place of the outage.
+    ended. Ctrl-C was lost so. Its `disconnect` raises after a time-out, as over TLS where the server stands still. That
+    error would stand in place of the outage.
     """
 
     socket_timeout: Any

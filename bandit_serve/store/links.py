@@ -178,14 +178,17 @@ class ClusterLink:
         return _milliseconds(await self.calls.calls_to(master).execute_command("TIME"))
 
     async def compare_clocks(self, key: str) -> None:
-        """Compares the clock of the master that has a key with log time, for `shift_ms`."""
+        """Compares the clock of the master that has a key with log time, for `shift_ms`.
+
+        The shift moves only as far as the interval of an answer requires, as log time does in `LogClock.adjust`.
+        """
         master = await self.calls.master_of(key)
         if master == await self.calls.master_of(self._keys.clock):
             return
         sent_ms = self._clock.now_ms()
         server_ms = await self.server_ms(key)
-        shift_ms = (sent_ms + self._clock.now_ms()) // 2 - server_ms
-        self._shifts_ms.pop(master, None)
+        least_ms, most_ms = sent_ms - (server_ms + 1), self._clock.now_ms() - server_ms
+        shift_ms = min(max(self._shifts_ms.pop(master, 0), least_ms), most_ms)
         if abs(shift_ms) > SAME_CLOCK_MS:
             self._shifts_ms[master] = shift_ms
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders import experiment, rewards
@@ -346,12 +347,16 @@ def test_a_slow_answer_does_not_set_this_machines_clock_apart(
     off_ms: int, answers: list[tuple[int, float]]
 ) -> None:
     """The offset is known to a millisecond from one quick answer on, wherever in a slow one the store was asked."""
-    clock = LogClock()
-    for took_ms, where in [(0, 0.0), *answers]:
-        received_ns = even_ns()
-        asked_ms = took_ms * (1 - where)
-        clock.adjust(int(wall_ms() - asked_ms) - off_ms, 0, received_ns - took_ms * MS, received_ns)
-        assert abs(clock.offset_ms - off_ms) < 100
+    ns, ahead_ns = 0, 1_700_000_000_000 * MS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "even_ns", lambda: ns)
+        patch.setattr(module, "time", SimpleNamespace(time_ns=lambda: ns + ahead_ns))
+        clock = LogClock()
+        for took_ms, where in [(0, 0.0), *answers]:
+            sent_ns, ns = ns, ns + took_ms * MS
+            asked_ns = sent_ns + int(took_ms * MS * where)
+            clock.adjust((asked_ns + ahead_ns) // MS - off_ms, 0, sent_ns, ns)
+            assert abs(clock.offset_ms - off_ms) <= 1
 
 
 # What is swept

@@ -41,6 +41,23 @@ def used(url: str, use: Callable[[Store], Awaitable[None]], **options: object) -
     asyncio.run(run())
 
 
+def test_a_slow_answer_sets_no_masters_clock_apart(
+    cluster: ThrowawayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(store: Store) -> None:
+        await store.time_ms()
+        link, now_ms = store._link, store.clock.now_ms
+        keys = [store.keys.log(owner) for owner in OWNERS]
+        waited_ms = iter([0, 20_000] * len(keys))
+        for key in keys:
+            with monkeypatch.context() as patch:
+                patch.setattr(store.clock, "now_ms", lambda: now_ms() + next(waited_ms, 0))
+                await link.compare_clocks(key)
+            assert link.shift_ms(key) == 0
+
+    used(cluster.url, use)
+
+
 def routed(cluster: ThrowawayCluster, use: Callable[[Cluster], Awaitable[None]]) -> None:
     async def run() -> None:
         calls = Cluster(parse_store_url(cluster.url), timeout_s=5)
